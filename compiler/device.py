@@ -1,0 +1,120 @@
+"""The port a device implements, and the profile that says how to use one.
+
+A device knows no target: it pushes files, starts a command, and reports its state. A target
+says what to push and start (`RunSpec`). A profile states what a device is and how to run on it;
+it holds no latency.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from compiler.records import DeviceState, Metric
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a finished command left behind."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+class Session(Protocol):
+    """A runner that is up: one JSON request, one JSON answer."""
+
+    def request(self, message: Mapping[str, object], timeout_s: float = 600.0) -> dict[str, object]:
+        """Send one request and return its answer.
+
+        Raises DeviceError when the runner died, timed out, or answered `{"error": ...}`.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the runner; safe to call twice."""
+        ...
+
+
+class Device(Protocol):
+    """A machine that artifacts run on."""
+
+    name: str
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """Return what identifies the hardware and system, read from the device."""
+        ...
+
+    def state(self) -> DeviceState:
+        """Return temperature, clocks, governor, load and battery as far as the device tells."""
+        ...
+
+    def push(self, path: Path) -> str:
+        """Copy a file or folder, content-addressed, and return its path on the device."""
+        ...
+
+    def pull(self, remote: str, path: Path) -> None:
+        """Copy a file from the device."""
+        ...
+
+    def run(self, command: Sequence[str], env: Mapping[str, str] | None = None, timeout_s: float = 600.0) -> Completed:
+        """Run a command to its end."""
+        ...
+
+    def start(self, command: Sequence[str], env: Mapping[str, str], affinity: Sequence[int]) -> Session:
+        """Start a runner and return the session once it has said it is ready."""
+        ...
+
+    @property
+    def python(self) -> str:
+        """The Python interpreter that `{python}` stands for in a RunSpec."""
+        ...
+
+
+@dataclass(frozen=True)
+class BenchmarkProtocol:
+    """How a benchmark is run; its digest goes with every row, so populations never mix."""
+
+    metric: Metric = Metric.WALL
+    settle_s: float = 0.2
+    warmup_s: float = 0.5
+    warmup_max_s: float = 5.0
+    round_s: float = 0.25
+    min_rounds: int = 8
+    max_rounds: int = 60
+    max_seconds: float = 60.0
+    target_width: float = 0.02
+    unstable_width: float = 0.15
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """One TOML file of `profiles/`: what a device is and how to run on it."""
+
+    name: str
+    description: str
+    transport: str
+    targets: tuple[str, ...]
+    threads: int
+    affinity: tuple[int, ...] = ()
+    soc: str | None = None
+    isa: tuple[str, ...] = ()
+    protocol: BenchmarkProtocol = field(default_factory=BenchmarkProtocol)
+    expect: Mapping[str, str] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """Return a digest of all the profile says, 16 hexadecimal digits."""
+        return _digest(asdict(self))
+
+    def protocol_digest(self) -> str:
+        """Return a digest of what shapes a reading: threads, affinity and the protocol."""
+        return _digest({"threads": self.threads, "affinity": self.affinity, "protocol": asdict(self.protocol)})
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,67 @@
+"""The port a runtime implements: one folder in `targets/`, found by its name.
+
+`targets/<name>/__init__.py` holds `TARGET`, an object of this protocol, and imports no SDK when
+it is itself imported. Gaps are data: `supports` answers for one node, with a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from compiler.records import Artifact, RunSpec
+
+if TYPE_CHECKING:
+    from compiler.device import DeviceProfile
+    from compiler.ir.graph import Graph, Node
+
+
+class Lowered(Protocol):
+    """What `lower` reports about the files it wrote."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """File names inside the folder; the first is the program."""
+        ...
+
+    @property
+    def report(self) -> Mapping[str, object]:
+        """JSON-ready facts: what was delegated, what fell back, seconds."""
+        ...
+
+
+class Target(Protocol):
+    """A runtime that graphs can be lowered to."""
+
+    name: str
+
+    def installed(self) -> str | None:
+        """Return None when the SDK can be imported, else what to install."""
+        ...
+
+    def versions(self) -> Mapping[str, str]:
+        """Return package name -> version of what lowers and runs the program."""
+        ...
+
+    def supports(self, node: Node) -> str | None:
+        """Return None when the delegate takes the node, else the reason it does not."""
+        ...
+
+    def lower(self, graph: Graph, profile: DeviceProfile, folder: Path) -> Lowered:
+        """Write the runtime's files for `graph` into `folder`.
+
+        Raises UnsupportedModelError naming the node, its module and source line.
+        """
+        ...
+
+    def run_spec(self, artifact: Artifact, profile: DeviceProfile) -> RunSpec:
+        """Return what to push and start on a device to run the artifact."""
+        ...
+
+    def quantizer(self, selected: Callable[[Any], bool]) -> Any:
+        """Return a PT2E quantizer with this runtime's int8 semantics for the selected FX nodes."""
+        ...
+
+
+Batches = Sequence[tuple[Any, ...]]

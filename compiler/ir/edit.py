@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 
 from compiler.ir.graph import Constant, Graph, Kind, Node, Operand, TensorType, Value
+from compiler.ir.schema import normalize
 
 NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
@@ -86,9 +87,9 @@ class Editor:
         source: str = "",
         before: str | None = None,
     ) -> Value:
-        """Add an operation and return its first output; operands are given in schema order."""
+        """Add an operation and return its first output; operands left out take the schema's defaults."""
         name = self.name(hint or op.split(".")[1])
-        return self.add(Node(name, Kind.OP, op, tuple(operands.items()), tuple(types), origin, source), before)
+        return self.add(Node(name, Kind.OP, op, normalize(op, (), operands), tuple(types), origin, source), before)
 
     def write(self, state: Value, value: Value) -> None:
         """Add the effect of storing `value` in `state` when the graph ends."""

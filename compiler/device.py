@@ -29,6 +29,11 @@ class Completed:
 class Session(Protocol):
     """A runner that is up: one JSON request, one JSON answer."""
 
+    @property
+    def ready(self) -> Mapping[str, object]:
+        """What the runner said when it was ready, `load_ns` and `threads`, and the `affinity` in force."""
+        ...
+
     def request(self, message: Mapping[str, object], timeout_s: float = 600.0) -> dict[str, object]:
         """Send one request and return its answer.
 
@@ -62,7 +67,9 @@ class Device(Protocol):
         """Copy a file from the device."""
         ...
 
-    def run(self, command: Sequence[str], env: Mapping[str, str] | None = None, timeout_s: float = 600.0) -> Completed:
+    def run(
+        self, command: Sequence[str], env: Mapping[str, str] | None = None, timeout_s: float = 600.0
+    ) -> Completed:
         """Run a command to its end."""
         ...
 
@@ -113,7 +120,9 @@ class DeviceProfile:
 
     def protocol_digest(self) -> str:
         """Return a digest of what shapes a reading: threads, affinity and the protocol."""
-        return _digest({"threads": self.threads, "affinity": self.affinity, "protocol": asdict(self.protocol)})
+        return _digest(
+            {"threads": self.threads, "affinity": self.affinity, "protocol": asdict(self.protocol)}
+        )
 
 
 def _digest(value: object) -> str:

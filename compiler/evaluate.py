@@ -41,9 +41,9 @@ def evaluate_with_state(
         values[node.value] = widen(tensor, dtype)
     for node in graph.nodes():
         if node.kind in (Kind.CONSTANT, Kind.STATE):
-            tensor = graph.constants[node.name].tensor
-            assert tensor is not None, f"constant {node.name!r} has no data"
-            values[node.value] = widen(tensor, dtype)
+            stored = graph.constants[node.name].tensor
+            assert stored is not None, f"constant {node.name!r} has no data"
+            values[node.value] = widen(stored, dtype)
     remaining = {n.name: graph.nx.out_degree(n.name) for n in graph.nodes()}
     for node in graph.nodes():
         if node.kind is Kind.OP:
@@ -59,7 +59,9 @@ def run_node(
 ) -> None:
     """Call one operation on `values` and put its outputs there."""
     call: Callable[..., Any] = overload(node.op)
-    arguments = {key: _typed(resolve_operand(operand, values, bindings), dtype) for key, operand in node.operands}
+    arguments = {
+        key: _typed(resolve_operand(operand, values, bindings), dtype) for key, operand in node.operands
+    }
     positional = [arguments.pop(a.name) for a in overload(node.op)._schema.arguments if not a.kwarg_only]
     result = call(*positional, **arguments)
     outputs = result if isinstance(result, tuple | list) else (result,)
@@ -73,7 +75,9 @@ def widen(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
 
 
 def _typed(operand: Operand, dtype: torch.dtype | None) -> Operand:
-    return dtype if dtype is not None and isinstance(operand, torch.dtype) and operand in _WIDENED else operand
+    return (
+        dtype if dtype is not None and isinstance(operand, torch.dtype) and operand in _WIDENED else operand
+    )
 
 
 def _release(node: Node, values: dict[Value, Any], remaining: dict[str, int]) -> None:

@@ -139,14 +139,15 @@ def fold_inputs(graph: Graph, flat: Sequence[Any]) -> tuple[tuple[Any, ...], dic
 def _dynamic_shapes(graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if not graph.symbols:
         return None
-    dims = {name: ExportDim(name, min=low, max=high) for name, (low, high) in graph.symbols.items()}
-    flat = []
-    for node in graph.inputs():
-        axes = {i: dims.get(d.text, ExportDim.AUTO) for i, d in enumerate(node.type.shape) if isinstance(d, Sym)}
-        flat.append(axes or None)
-    shapes = iter(flat)
+    # DYNAMIC raises where torch would fix a size, and finds the least size by itself.
+    dims = {name: ExportDim.DYNAMIC(max=high) for name, (_, high) in graph.symbols.items()}
+    shapes = iter([_dynamic_axes(node.type, dims) or None for node in graph.inputs()])
     kinds = [kind for kind, _ in graph.signature.leaves] or ["input"] * len(args)
     leaves = [next(shapes) if kind == "input" else None for kind in kinds]
     spec = pytree.tree_structure((args, kwargs))
     in_args, in_kwargs = pytree.tree_unflatten(leaves, spec)
     return dict(zip(call_names(graph), in_args, strict=True)) | dict(in_kwargs)
+
+
+def _dynamic_axes(type_: TensorType, dims: dict[str, Any]) -> dict[int, Any]:
+    return {i: dims.get(d.text, ExportDim.AUTO) for i, d in enumerate(type_.shape) if isinstance(d, Sym)}

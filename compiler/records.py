@@ -76,7 +76,11 @@ class DeviceState:
 
 @dataclass(frozen=True)
 class Round:
-    """One uninterrupted series of samples, with the state before and after it."""
+    """One uninterrupted series of samples, with the state before and after it.
+
+    `samples` are in the measurement's own metric; `also` holds what the same iterations read in
+    other metrics (it tells a slower clock from a busy machine, and never mixes with `samples`).
+    """
 
     index: int
     samples: tuple[int, ...]
@@ -85,6 +89,7 @@ class Round:
     affinity: tuple[int, ...] = ()
     throttled: bool = False
     noisy: bool = False
+    also: Mapping[Metric, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What a graph costs: counts, the roofline prior, and measured latencies."""

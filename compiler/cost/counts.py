@@ -21,7 +21,9 @@ class Counts:
     bytes: float
 
 
-def counts(op: str, inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]], itemsize: int) -> Counts:
+def counts(
+    op: str, inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]], itemsize: int
+) -> Counts:
     """Return the counts of an operation from static shapes.
 
     `inputs` are the shapes of its tensor operands in schema order: for convolutions, linear and
@@ -53,5 +55,3 @@ def node_counts(graph: Graph, node: Node) -> Counts:
 
 def _shape(graph: Graph, type_: TensorType) -> tuple[int, ...]:
     return tuple(hint(graph, d) for d in type_.shape)
-
-

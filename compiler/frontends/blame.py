@@ -16,7 +16,7 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 def source_line(node: Any) -> str:
     """Return `file:line` of the innermost frame outside torch that made an FX node, or ''."""
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
-    own = [f"{file}:{line}" for file, line in frames if not file.startswith(_TORCH)]
+    own = [f"{file}:{line}" for file, line in frames if not file.startswith((_TORCH, "<"))]
     return own[-1] if own else ""
 
 
@@ -45,8 +45,11 @@ def _root(error: BaseException) -> BaseException:
 def _data_dependent(error: BaseException) -> bool:
     names = {c.__name__ for c in type(error).__mro__}
     text = str(error)
-    return bool(names & {"GuardOnDataDependentSymNode", "DataDependentOutputException"}) or "data-dependent" in text
+    return (
+        bool(names & {"GuardOnDataDependentSymNode", "DataDependentOutputException"})
+        or "data-dependent" in text
+    )
 
 
 def _foreign(filename: str) -> bool:
-    return filename.startswith((_TORCH, "<")) or filename.startswith(str(Path(__file__).parent))
+    return filename.startswith((_TORCH, "<", str(Path(__file__).parent)))

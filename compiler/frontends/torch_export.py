@@ -26,7 +26,7 @@ from compiler.frontends.blame import blame, source_line
 from compiler.frontends.symbols import Symbols
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Operand, Signature, TensorType, Value
-from compiler.ir.schema import freeze, is_random, op_name
+from compiler.ir.schema import freeze, is_random, normalize, op_name
 from compiler.ir.verify import verify
 
 _DROPPED = {"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size"}
@@ -50,7 +50,9 @@ def import_model(
         where = f" (as is {training!r})" if training else ""
         raise UnsupportedModelError(f"the model is in training mode{where}: call .eval() before compiling it")
     if isinstance(model, torch.nn.Module) and training is not None:
-        raise UnsupportedModelError(f"module {training!r} is in training mode: call .eval() on the whole model")
+        raise UnsupportedModelError(
+            f"module {training!r} is in training mode: call .eval() on the whole model"
+        )
     module = module.eval()
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -99,8 +101,11 @@ class _Import:
                 self._placeholder(node, kinds[node.name], mutated, leaves)
             elif node.op == "call_function":
                 self.values[node.name] = self._call(node)
-            elif node.op == "get_attr":
-                raise UnsupportedModelError(f"control flow with sub-graphs is not supported: {_where(node)}")
+            elif node.op == "get_attr":  # the branches of a control-flow operator
+                reader = next(iter(node.users))
+                raise UnsupportedModelError(
+                    f"control flow by {reader.target} is not supported: {_where(reader)}"
+                )
         self._outputs()
         graph = self.editor.finish()
         graph.symbols = self.symbols.ranges()
@@ -108,10 +113,12 @@ class _Import:
         graph.signature = Signature(_spec(spec.in_spec), _spec(spec.out_spec), tuple(leaves))
         return graph
 
-    def _placeholder(self, node: Any, spec: Any, mutated: set[str], leaves: list[tuple[str, Operand]]) -> None:
+    def _placeholder(
+        self, node: Any, spec: Any, mutated: set[str], leaves: list[tuple[str, Operand]]
+    ) -> None:
         if spec.kind is InputKind.USER_INPUT:
             if isinstance(spec.arg, TensorArgument):
-                value = self.editor.input(node.name, self._type(node.meta["val"]))
+                value = self.editor.input(node.name, self._type(node.meta["val"], node))
                 self.values[node.name] = value
                 leaves.append(("input", value.node))
             elif isinstance(spec.arg, ConstantArgument):
@@ -122,7 +129,9 @@ class _Import:
             if node.users:
                 self.values[node.name] = self._stored(spec, mutated)
         else:
-            raise UnsupportedModelError(f"input {node.name!r} is a {spec.kind.name}, which no runtime here can hold")
+            raise UnsupportedModelError(
+                f"input {node.name!r} is a {spec.kind.name}, which no runtime here can hold"
+            )
 
     def _stored(self, spec: Any, mutated: set[str]) -> Value:
         program = self.program
@@ -152,9 +161,13 @@ class _Import:
         if name == "_native_batch_norm_legit_no_training":
             return self._batch_norm(node)
         if name in ("view", "_unsafe_view"):
-            return self._emit(node, "aten.reshape.default", (self._operand(node.args[0]), self._shape(node)), {})
+            return self._emit(
+                node, "aten.reshape.default", (self._operand(node.args[0]), self._shape(node)), {}
+            )
         args = tuple(self._operand(a) for a in node.args)
-        return self._emit(node, op_name(node.target), args, {k: self._operand(v) for k, v in node.kwargs.items()})
+        return self._emit(
+            node, op_name(node.target), args, {k: self._operand(v) for k, v in node.kwargs.items()}
+        )
 
     def _scalar(self, node: Any, value: Any) -> Operand:
         if isinstance(node.target, torch._ops.OpOverload) and node.target._opname in _DROPPED:
@@ -180,7 +193,16 @@ class _Import:
             raise UnsupportedModelError(f"the batch statistics of BatchNorm are read in eval: {_where(node)}")
         x, weight, bias, mean, variance, momentum, eps = (self._operand(a) for a in node.args)
         args = (x, weight, bias, mean, variance, False, momentum, eps, False)
-        return (self._emit(node, "aten.batch_norm.default", args, {}, (self._type(node.meta["val"][0]),), "batch_norm"),)
+        return (
+            self._emit(
+                node,
+                "aten.batch_norm.default",
+                args,
+                {},
+                (self._type(node.meta["val"][0], node),),
+                "batch_norm",
+            ),
+        )
 
     def _emit(
         self,
@@ -191,8 +213,6 @@ class _Import:
         types: tuple[TensorType, ...] | None = None,
         hint: str = "",
     ) -> Value:
-        from compiler.ir.schema import normalize
-
         types = types or self._types(node)
         return self.editor.op(
             op, dict(normalize(op, args, kwargs)), types, hint or node.name, _module(node), source_line(node)
@@ -202,13 +222,17 @@ class _Import:
         value = node.meta["val"]
         parts = value if isinstance(value, tuple | list) else (value,)
         # An output that is not a tensor (the seed of a fused attention, say) can be made, not read.
-        return tuple(self._type(v) if isinstance(v, torch.Tensor) else TensorType((), torch.int64) for v in parts)
+        return tuple(
+            self._type(v, node) if isinstance(v, torch.Tensor) else TensorType((), torch.int64) for v in parts
+        )
 
-    def _type(self, value: torch.Tensor) -> TensorType:
-        return TensorType(tuple(self.symbols.dim(d, lambda: "an input shape") for d in value.shape), value.dtype)
+    def _type(self, value: torch.Tensor, node: Any) -> TensorType:
+        return TensorType(
+            tuple(self.symbols.dim(d, lambda: "an input shape") for d in value.shape), value.dtype
+        )
 
     def _shape(self, node: Any) -> Operand:
-        return self._type(node.meta["val"]).shape
+        return self._type(node.meta["val"], node).shape
 
     def _operand(self, argument: Any) -> Operand:
         if isinstance(argument, torch.fx.Node):
@@ -227,7 +251,9 @@ class _Import:
                 raise UnsupportedModelError(f"the model writes its input {spec.target!r}: {_where(argument)}")
             if spec.kind is OutputKind.BUFFER_MUTATION:
                 state = next(
-                    n for n in self.editor.graph.nodes() if n.kind.value == "state" and n.origin == spec.target
+                    n
+                    for n in self.editor.graph.nodes()
+                    if n.kind.value == "state" and n.origin == spec.target
                 )
                 self.editor.write(state.value, self._operand(argument))
             elif spec.kind is OutputKind.USER_OUTPUT:
@@ -248,7 +274,9 @@ def _module(node: Any) -> str:
 
 
 def _where(node: Any) -> str:
-    return f"node {node.name!r} in module {_module(node) or '(root)'!r}, {source_line(node) or 'source unknown'}"
+    return (
+        f"node {node.name!r} in module {_module(node) or '(root)'!r}, {source_line(node) or 'source unknown'}"
+    )
 
 
 def _spec(spec: Any) -> str:

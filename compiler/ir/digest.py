@@ -31,7 +31,9 @@ def _digest(graph: Graph, contents: bool) -> str:
     return _hash("|".join([hashes["output"], *effects, *(str(t) for n in graph.inputs() for t in n.types)]))
 
 
-def _describe(graph: Graph, node: Node, hashes: dict[str, str], places: dict[str, int], contents: bool) -> str:
+def _describe(
+    graph: Graph, node: Node, hashes: dict[str, str], places: dict[str, int], contents: bool
+) -> str:
     identity = node.op or node.kind.value
     if node.kind is Kind.INPUT:
         identity += str(places[node.name])

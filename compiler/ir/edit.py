@@ -31,7 +31,7 @@ class Editor:
     def __init__(self, graph: Graph | None = None) -> None:
         """Start from a copy of `graph`, or from nothing."""
         self.graph = Graph() if graph is None else graph.copy()
-        self._next = 1 + max((p[0] for _, p in self.graph.nx.nodes.data("position")), default=0)
+        self._next = 1 + max((d["position"][0] for _, d in self.graph.nx.nodes(data=True)), default=0)
         self._serial = 0
         self._suffix: dict[str, int] = {}
 
@@ -67,7 +67,9 @@ class Editor:
         """Add an input."""
         return self.add(Node(self.name(hint), Kind.INPUT, types=(type_,)))
 
-    def constant(self, tensor: torch.Tensor | Constant, hint: str, origin: str = "", before: str | None = None) -> Value:
+    def constant(
+        self, tensor: torch.Tensor | Constant, hint: str, origin: str = "", before: str | None = None
+    ) -> Value:
         """Add a constant."""
         stored = tensor if isinstance(tensor, Constant) else Constant(tensor)
         assert stored.tensor is not None
@@ -89,11 +91,15 @@ class Editor:
     ) -> Value:
         """Add an operation and return its first output; operands left out take the schema's defaults."""
         name = self.name(hint or op.split(".")[1])
-        return self.add(Node(name, Kind.OP, op, normalize(op, (), operands), tuple(types), origin, source), before)
+        return self.add(
+            Node(name, Kind.OP, op, normalize(op, (), operands), tuple(types), origin, source), before
+        )
 
     def write(self, state: Value, value: Value) -> None:
         """Add the effect of storing `value` in `state` when the graph ends."""
-        self.add(Node(self.name(f"write_{state.node}"), Kind.WRITE, operands=(("state", state), ("value", value))))
+        self.add(
+            Node(self.name(f"write_{state.node}"), Kind.WRITE, operands=(("state", state), ("value", value)))
+        )
 
     def output(self, results: Iterable[Operand]) -> None:
         """Set the results, in order."""
@@ -103,8 +109,8 @@ class Editor:
     def update(self, node: Node) -> None:
         """Put a changed node in the place of the one with its name."""
         for producer in {v.node for _, v in self.graph.node(node.name).values()}:
-            edges = list(self.graph.nx[producer][node.name])
-            self.graph.nx.remove_edges_from([(producer, node.name, key) for key in edges])
+            for key in list(self.graph.nx[producer][node.name]):
+                self.graph.nx.remove_edge(producer, node.name, key)
         self.graph.nx.nodes[node.name]["node"] = node
         self._connect(node)
         self.graph._order = None

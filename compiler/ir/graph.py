@@ -157,8 +157,10 @@ class Constant:
         assert self.tensor is not None
         tensor = self.tensor.detach().cpu().contiguous()
         header = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
-        data = tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b""
-        return hashlib.sha256(header + memoryview(data)).hexdigest()[:16]
+        digest = hashlib.sha256(header)
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
 
     def __eq__(self, other: object) -> bool:
         """Compare by content."""
@@ -187,7 +189,7 @@ class Graph:
 
     def __init__(self) -> None:
         """Make an empty graph; fill it through `Editor`."""
-        self.nx = nx.MultiDiGraph()
+        self.nx: nx.MultiDiGraph[str] = nx.MultiDiGraph()
         self.constants: dict[str, Constant] = {}
         self.symbols: dict[str, tuple[int, int | None]] = {}
         self.signature = Signature()
@@ -239,8 +241,8 @@ class Graph:
         """Return (reader, operand path) for each use of a value."""
         return [
             (self.node(reader), path)
-            for _, reader, path, index in self.nx.out_edges(value.node, keys=True, data="index")
-            if index == value.index
+            for _, reader, path, data in self.nx.out_edges(value.node, keys=True, data=True)
+            if data["index"] == value.index
         ]
 
     def producer(self, value: Value) -> Node:

@@ -44,7 +44,9 @@ def is_random(op: str) -> bool:
     return torch.Tag.nondeterministic_seeded in overload(op).tags
 
 
-def normalize(op: str, args: Sequence[Operand], kwargs: Mapping[str, Operand]) -> tuple[tuple[str, Operand], ...]:
+def normalize(
+    op: str, args: Sequence[Operand], kwargs: Mapping[str, Operand]
+) -> tuple[tuple[str, Operand], ...]:
     """Return all operands of a call by schema name, in schema order, defaults filled in.
 
     Raises KeyError for an unknown operator or operand, ValueError for a missing one.

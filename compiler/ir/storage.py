@@ -24,7 +24,9 @@ SCHEMA = "edgewright.graph/1"
 
 def save_graph(graph: Graph, path: Path) -> None:
     """Write `path` (JSON) and its `.safetensors` sibling."""
-    tensors = {name: c.tensor.detach().contiguous() for name, c in graph.constants.items() if c.tensor is not None}
+    tensors = {
+        name: c.tensor.detach().contiguous() for name, c in graph.constants.items() if c.tensor is not None
+    }
     shared = {name: tensor.clone() for name, tensor in tensors.items()} if _aliased(tensors) else tensors
     weights = path.with_suffix(".safetensors")
     save_file(shared, _partial(weights))

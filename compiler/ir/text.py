@@ -100,7 +100,8 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _LINE = re.compile(
-    r"%(?P<name>[a-z][a-z0-9_]*) = (?P<body>input|(?:constant|state) \"(?P<digest>\w+)\"|(?P<op>[\w.]+)\((?P<args>.*)\))"
+    r"%(?P<name>[a-z][a-z0-9_]*) = "
+    r"(?P<body>input|(?:constant|state) \"(?P<digest>\w+)\"|(?P<op>[\w.]+)\((?P<args>.*)\))"
     r"(?: : (?P<types>[a-z0-9_]+\[[^@]*\]))?(?:  @ (?P<origin>\".*\"))?\Z"
 )
 

@@ -34,12 +34,13 @@ def _breach(graph: Graph, node: Node) -> str | None:
     if not NAME.match(node.name):
         return "its name must match [a-z][a-z0-9_]*"
     reads = {(path, v.node, v.index) for path, v in node.values()}
-    edges = {(k, u, i) for u, _, k, i in graph.nx.in_edges(node.name, keys=True, data="index")}
+    edges = {(k, u, d["index"]) for u, _, k, d in graph.nx.in_edges(node.name, keys=True, data=True)}
     if reads != edges:
         return f"its edges and operands differ: {sorted(reads ^ edges)[:3]}"
     for _, value in node.values():
         if value.index >= len(graph.node(value.node).types):
-            return f"it reads output {value.index} of {value.node!r}, which has {len(graph.node(value.node).types)}"
+            count = len(graph.node(value.node).types)
+            return f"it reads output {value.index} of {value.node!r}, which has {count}"
     match node.kind:
         case Kind.OP:
             return _op_breach(node)
@@ -83,4 +84,6 @@ def _write_breach(graph: Graph, node: Node) -> str | None:
     state = node.operand("state")
     if state is None or graph.node(state.node).kind is not Kind.STATE:
         return "it must write a state"
-    return None if graph.type_of(state) == graph.type_of(node.operand("value")) else "the written type differs"
+    return (
+        None if graph.type_of(state) == graph.type_of(node.operand("value")) else "the written type differs"
+    )

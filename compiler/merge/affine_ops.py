@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
 
 import torch
 
@@ -100,17 +101,21 @@ def _convolution(graph: Graph, node: Node) -> AffineNode | None:
     source: Value = node.operand("input")
 
     def build(size: tuple[Dim, ...]) -> tuple[TapMap, Shift]:
-        indices = [(a,) for a in range(kernel[0])] if rank == 1 else list(_indices(kernel))
+        indices = _indices(kernel)
         offsets = tuple(tuple(d * a - p for d, a, p in zip(dilation, i, left, strict=True)) for i in indices)
-        matrices = weight.double().flatten(2).permute(2, 0, 1).reshape(len(indices), groups, -1, weight.shape[1])
-        slack = tuple(p + q - d * (k - 1) - 1 for p, q, d, k in zip(left, right, dilation, kernel, strict=True))
+        matrices = (
+            weight.double().flatten(2).permute(2, 0, 1).reshape(len(indices), groups, -1, weight.shape[1])
+        )
+        slack = tuple(
+            p + q - d * (k - 1) - 1 for p, q, d, k in zip(left, right, dilation, kernel, strict=True)
+        )
         return _sorted(TapMap(offsets, matrices, stride, slack, size, node.type.shape[2:])), _wide(bias)
 
     return _one(source, Layout.FIRST, build)
 
 
 def _indices(kernel: tuple[int, ...]) -> list[tuple[int, ...]]:
-    return [tuple(int(i) for i in index) for index in torch.cartesian_prod(*map(torch.arange, kernel))]
+    return list(product(*map(range, kernel)))
 
 
 def _sorted(taps: TapMap) -> TapMap:
@@ -170,7 +175,7 @@ def _average_pool(graph: Graph, node: Node) -> AffineNode | None:
     partial = any(padding) and not node.operand("count_include_pad")
     if partial or node.operand("ceil_mode") or node.type.rank != rank + 2:
         return None
-    taps = _indices(kernel) if rank > 1 else [(a,) for a in range(kernel[0])]
+    taps = _indices(kernel)
     divisor = node.operand("divisor_override") or len(taps)
     offsets = tuple(tuple(a - p for a, p in zip(i, padding, strict=True)) for i in taps)
     slack = tuple(2 * p - k for p, k in zip(padding, kernel, strict=True))
@@ -331,4 +336,3 @@ _RULES: dict[str, Rule] = {
     "aten.sub.Scalar": _summing(-1.0),
     "aten.neg.default": _negation,
 }
-

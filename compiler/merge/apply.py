@@ -14,7 +14,12 @@ from compiler.merge.regions import Regions
 
 
 def apply_steps(
-    regions: Regions, entry: Value, exit_: Value, steps: list[Step], editor: Editor, renamed: dict[Value, Value]
+    regions: Regions,
+    entry: Value,
+    exit_: Value,
+    steps: list[Step],
+    editor: Editor,
+    renamed: dict[Value, Value],
 ) -> None:
     """Emit `steps` in front of `exit_`, hand its readers over, and record the new name."""
     origin = site(regions.graph, [v.node for v in regions.affine.between(entry, exit_)])
@@ -40,8 +45,8 @@ def _operand(
     cast = operand.to(dtype).contiguous()
     if not bool(torch.isfinite(cast).all()):
         raise NumericError(
-            f"the merged {key} of {origin or exit_.node!r} leaves the range of {dtype}: its largest magnitude is "
-            f"{operand.abs().max().item():.3g}; compile in a wider dtype or switch merging off there"
+            f"the merged {key} of {origin or exit_.node!r} leaves the range of {dtype}: its largest magnitude "
+            f"is {operand.abs().max().item():.3g}; compile in a wider dtype or switch merging off there"
         )
     return editor.constant(cast, f"{origin.replace('.', '_') or exit_.node}_{key}", origin, before=exit_.node)
 

@@ -21,7 +21,7 @@ from compiler.ir.graph import Dim, Operand, TensorType
 from compiler.merge.affine_ops import Layout
 from compiler.merge.attempt import Refusal
 from compiler.merge.shift import Shift
-from compiler.merge.tap_map import TapMap
+from compiler.merge.tap_map import TapMap, regrouped
 
 
 class _Previous:
@@ -52,7 +52,12 @@ class Axis:
 
 
 def emit(
-    taps: TapMap, shift: Shift, layout: Layout, entry: TensorType, exit_: TensorType, price: Callable[[list[Step]], float]
+    taps: TapMap,
+    shift: Shift,
+    layout: Layout,
+    entry: TensorType,
+    exit_: TensorType,
+    price: Callable[[list[Step]], float],
 ) -> list[Step]:
     """Return the steps that compute a form; an empty list when it is the identity.
 
@@ -72,7 +77,9 @@ def step_price(
     """Return the price of steps that begin at a value of shape `entry`."""
     total, previous = 0.0, entry
     for step in steps:
-        shapes = [previous if o is PREVIOUS else tuple(o.shape) for o in step.operands.values() if _is_tensor(o)]
+        shapes = [
+            previous if o is PREVIOUS else tuple(o.shape) for o in step.operands.values() if _is_tensor(o)
+        ]
         previous = tuple(size(d) for d in step.shape)
         total += roofline.cost(counts(step.op, shapes, [previous], itemsize))
     return total
@@ -85,7 +92,9 @@ def _is_tensor(operand: Operand) -> bool:
 def _pointwise(taps: TapMap, shift: Shift, layout: Layout, exit_: TensorType) -> list[Step]:
     if not taps.diagonal:
         weight = _dense(taps)
-        return [Step("aten.linear.default", {"input": PREVIOUS, "weight": weight, "bias": shift}, exit_.shape)]
+        return [
+            Step("aten.linear.default", {"input": PREVIOUS, "weight": weight, "bias": shift}, exit_.shape)
+        ]
     scale = taps.weight.reshape(-1)
     real = scale.device.type != "meta"
     one = real and bool((scale == 1).all())
@@ -93,7 +102,11 @@ def _pointwise(taps: TapMap, shift: Shift, layout: Layout, exit_: TensorType) ->
     trailing = (1,) * taps.rank if layout is Layout.FIRST else ()
     if one or zero:
         parts = [("aten.mul.Tensor", scale, one), ("aten.add.Tensor", shift, zero)]
-        return [Step(op, {"self": PREVIOUS, "other": _column(t, trailing)}, exit_.shape) for op, t, skip in parts if not skip]
+        return [
+            Step(op, {"self": PREVIOUS, "other": _column(t, trailing)}, exit_.shape)
+            for op, t, skip in parts
+            if not skip
+        ]
     if layout is Layout.FIRST and taps.rank <= 3:
         axes = (Axis(1, 1, 0, 0, 0),) * taps.rank
         return _convolution(taps, shift, axes, exit_, exit_)
@@ -108,8 +121,7 @@ def _column(tensor: Shift, trailing: tuple[int, ...]) -> torch.Tensor:
 
 def _dense(taps: TapMap) -> torch.Tensor:
     """Return the one matrix of a rank-0 map, [Co, Ci]."""
-    blocks = taps.weight[0]
-    return blocks[0] if taps.groups == 1 else torch.block_diag(*blocks)
+    return regrouped(taps, 1).weight[0, 0]
 
 
 def _geometries(taps: TapMap) -> list[tuple[Axis, ...]]:
@@ -151,7 +163,9 @@ def _convolution(
         pads = tuple(v for a in reversed(axes) for v in (a.left, a.right))
         sizes = [_grown(d, a.left + a.right) for d, a in zip(entry.shape[2:], axes, strict=True)]
         shape = (*entry.shape[:2], *sizes)
-        steps.append(Step("aten.constant_pad_nd.default", {"self": PREVIOUS, "pad": pads, "value": 0.0}, shape))
+        steps.append(
+            Step("aten.constant_pad_nd.default", {"self": PREVIOUS, "pad": pads, "value": 0.0}, shape)
+        )
         padding = [0] * taps.rank
     operands = {
         "input": PREVIOUS,

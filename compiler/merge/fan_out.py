@@ -27,7 +27,9 @@ def absorb_fan_out(regions: Regions) -> tuple[Graph, list[Attempt]]:
         try:
             steps = _steps(regions, entry, value, readers)
         except Refusal as refusal:
-            attempts.append(attempt(regions, entry, value, Outcome.REFUSED, refusal.reason, refusal.node, (), 0.0))
+            attempts.append(
+                attempt(regions, entry, value, Outcome.REFUSED, refusal.reason, refusal.node, (), 0.0)
+            )
             continue
         if steps is None:
             continue

@@ -62,7 +62,9 @@ def _step(
     source = forms[node.terms[0].value]
     taps, shift = node.build(spatial(graph.type_of(node.terms[0].value), layout))
     if device == "meta":
-        taps, shift = replace_weight(taps, taps.weight.to("meta")), None if shift is None else shift.to("meta")
+        # Whether a shift is uniform shows only with weights; without them it is taken to be.
+        taps = replace_weight(taps, taps.weight.to("meta"))
+        shift = None if shift is None else torch.empty(len(shift), dtype=torch.float64, device="meta")
     moved = push(taps, source.shift)
     return _noted(compose(source.taps, taps), plus(moved, shift), layout, source.uneven, value)
 

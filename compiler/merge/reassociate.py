@@ -86,5 +86,7 @@ def _sum(terms: list[Value], node: Node, editor: Editor) -> Value:
     total = terms[0]
     for term in terms[1:]:
         operands = {"self": total, "other": term}
-        total = editor.op(node.op, operands, node.types, origin=node.origin, source=node.source, before=node.name)
+        total = editor.op(
+            node.op, operands, node.types, origin=node.origin, source=node.source, before=node.name
+        )
     return total

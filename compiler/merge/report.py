@@ -44,7 +44,9 @@ def attempt(
     before = tuple(describe(regions.graph, regions.graph.node(n)) for n in names)
     cost_before = sum(map(regions.cost, names))
     where = site(regions.graph, list(names))
-    return Attempt(where, entry.node, exit_.node, names, outcome, reason, node, before, after, cost_before, cost_after)
+    return Attempt(
+        where, entry.node, exit_.node, names, outcome, reason, node, before, after, cost_before, cost_after
+    )
 
 
 def describe(graph: Graph, node: Node) -> str:
@@ -69,7 +71,9 @@ def _short(op: str, weight: object, stride: object, groups: object) -> str:
     return " ".join([*parts, *([f"g{groups}"] if groups != 1 else [])])
 
 
-def _merged(regions: Regions, pieces: list[Piece] | tuple[Piece, ...], steps: dict[Piece, list[Step]]) -> Iterator[Attempt]:
+def _merged(
+    regions: Regions, pieces: list[Piece] | tuple[Piece, ...], steps: dict[Piece, list[Step]]
+) -> Iterator[Attempt]:
     for piece in pieces:
         yield from _merged(regions, piece.inner, steps)
         if piece.emitted:

@@ -17,8 +17,8 @@ from compiler.merge.tap_map import TapMap
 
 Shift = torch.Tensor | None
 
-# A map counts as constant when its spread is rounding: float64 work on float32 weights.
-_ROUNDING = 1e-6
+# A map counts as constant when its spread is the rounding of float64 sums.
+_ROUNDING = 1e-12
 
 
 def push(taps: TapMap, shift: Shift) -> Shift:
@@ -59,8 +59,8 @@ def uniform(shift: Shift) -> Shift:
     """Return the shift as a bias; raises Refusal where it depends on the position."""
     if shift is not None and shift.dim() > 1:
         raise Refusal(
-            "shift before zero fill: a bias or BatchNorm shift in front of a zero-padded operation reaches border "
-            "outputs only in part, so it is no bias of the merged operation"
+            "shift before zero fill: a bias or BatchNorm shift in front of a zero-padded operation reaches "
+            "border outputs only in part, so it is no bias of the merged operation"
         )
     return shift
 

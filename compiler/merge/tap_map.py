@@ -98,10 +98,11 @@ def scaled(taps: TapMap, factor: float) -> TapMap:
 
 
 def add(a: TapMap, b: TapMap) -> TapMap:
-    """Return the sum of two maps of the same input; raises Refusal where their geometry differs."""
+    """Return the sum of two maps of one input; raises Refusal where their geometry differs."""
     if a.stride != b.stride or a.out_size != b.out_size:
         raise Refusal(
-            f"branches differ in geometry: stride {a.stride} and output {_sizes(a)}, stride {b.stride} and {_sizes(b)}"
+            f"branches differ in geometry: stride {a.stride} and output {_sizes(a)}, "
+            f"stride {b.stride} and {_sizes(b)}"
         )
     groups = math.gcd(a.groups, b.groups)
     a, b = regrouped(a, groups), regrouped(b, groups)
@@ -118,7 +119,9 @@ def compose(first: TapMap, second: TapMap) -> TapMap:
     for axis in range(first.rank):
         _check_padding(first, second, axis)
     stride = tuple(a * b for a, b in zip(first.stride, second.stride, strict=True))
-    slack = tuple(s1 + s * (1 + s2) for s1, s, s2 in zip(first.slack, first.stride, second.slack, strict=True))
+    slack = tuple(
+        s1 + s * (1 + s2) for s1, s, s2 in zip(first.slack, first.stride, second.slack, strict=True)
+    )
     offsets, weight = _products(first, second)
     return TapMap(offsets, weight, stride, slack, first.in_size, second.out_size)
 
@@ -169,8 +172,9 @@ def _check_padding(first: TapMap, second: TapMap, axis: int) -> None:
     reads = sorted({o[axis] for o in second.offsets})
     taps = sorted({o[axis] for o in first.offsets})
     size, middle = first.in_size[axis], first.out_size[axis]
-    if isinstance(size, int) and isinstance(middle, int) and isinstance(second.out_size[axis], int):
-        sites = _outside(reads, second.stride[axis], int(second.out_size[axis]), middle)
+    count = second.out_size[axis]
+    if isinstance(size, int) and isinstance(middle, int) and isinstance(count, int):
+        sites = _outside(reads, second.stride[axis], count, middle)
         bad = any(0 <= first.stride[axis] * q + o < size for q in sites for o in taps)
     else:
         bad = (reads[0] < 0 and taps[-1] - first.stride[axis] >= 0) or (
@@ -178,8 +182,8 @@ def _check_padding(first: TapMap, second: TapMap, axis: int) -> None:
         )
     if bad:
         raise Refusal(
-            f"padding: the second operation pads axis {axis} with zeros where the merged kernel would read real "
-            f"input ({len(taps)} taps reach over the edge); equal in the interior only"
+            f"padding: the second operation pads axis {axis} with zeros where the merged kernel would read "
+            f"real input ({len(taps)} taps reach over the edge); equal in the interior only"
         )
 
 

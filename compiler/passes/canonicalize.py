@@ -4,7 +4,7 @@
   expand or reshape to the same shape, a slice of everything;
 - every transposition is `aten.permute` with non-negative dims; permutes in a row compose, and an
   inverse pair cancels;
-- a reshape of a reshape is one reshape.
+- a reshape of a reshape is one reshape; padding with a constant is `aten.constant_pad_nd`.
 
 One walk in topological order reaches the fixpoint, since every rule looks only at the operand.
 """
@@ -59,6 +59,9 @@ def _rewritten(graph: Graph, node: Node) -> Node:
         inner = graph.producer(node.operands[0][1])
         source = inner.operands[0][1] if inner.op in _RESHAPES else node.operands[0][1]
         return _with(node, "aten.reshape.default", {"self": source, "shape": node.type.shape})
+    if node.op == "aten.pad.default" and node.operand("mode") == "constant":
+        operands = {k: node.operand(k) for k in ("self", "pad")} | {"value": node.operand("value") or 0.0}
+        return _with(node, "aten.constant_pad_nd.default", operands)
     return node
 
 

@@ -44,12 +44,14 @@ def fold_weights(graph: Graph) -> Graph:
 
 def _foldable(graph: Graph) -> set[str]:
     names: set[str] = set()
+
+    def constant(node: Node) -> bool:
+        return all(value.node in names for _, value in node.values())
+
     for node in graph.nodes():
-        if node.kind is Kind.CONSTANT:
+        computed = node.kind is Kind.OP and not is_random(node.op) and not _symbolic(node.operands)
+        if node.kind is Kind.CONSTANT or (computed and constant(node)):
             names.add(node.name)
-        elif node.kind is Kind.OP and not is_random(node.op) and not _symbolic(node.operands):
-            if all(value.node in names for _, value in node.values()):
-                names.add(node.name)
     return names
 
 

@@ -193,6 +193,7 @@ class _Import:
             raise UnsupportedModelError(f"the batch statistics of BatchNorm are read in eval: {_where(node)}")
         x, weight, bias, mean, variance, momentum, eps = (self._operand(a) for a in node.args)
         args = (x, weight, bias, mean, variance, False, momentum, eps, False)
+        types = (self._type(node.meta["val"][0], node),)
         return (
             self._emit(
                 node,
@@ -227,9 +228,7 @@ class _Import:
         )
 
     def _type(self, value: torch.Tensor, node: Any) -> TensorType:
-        return TensorType(
-            tuple(self.symbols.dim(d, lambda: "an input shape") for d in value.shape), value.dtype
-        )
+        return TensorType(tuple(self.symbols.dim(d, lambda: _where(node)) for d in value.shape), value.dtype)
 
     def _shape(self, node: Any) -> Operand:
         return self._type(node.meta["val"], node).shape

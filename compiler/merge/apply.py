@@ -45,7 +45,7 @@ def _operand(
     cast = operand.to(dtype).contiguous()
     if not bool(torch.isfinite(cast).all()):
         raise NumericError(
-            f"the merged {key} of {origin or exit_.node!r} leaves the range of {dtype}: its largest magnitude "
+            f"the merged {key} of {origin or exit_.node!r} leaves the range of {dtype}: its greatest value "
             f"is {operand.abs().max().item():.3g}; compile in a wider dtype or switch merging off there"
         )
     return editor.constant(cast, f"{origin.replace('.', '_') or exit_.node}_{key}", origin, before=exit_.node)

@@ -78,7 +78,7 @@ def test_buffer_mutation_is_an_explicit_effect_and_survives() -> None:
     assert "write(state=%total" in print_graph(graph)
     assert parse_graph(print_graph(graph)) == graph
     x = torch.randn(2, 3)
-    results, writes = evaluate_with_state(graph, [x])
+    _, writes = evaluate_with_state(graph, [x])
     torch.testing.assert_close(writes["total"], x.sum(0))
     module, reference = export_graph(graph).module(), Counter().eval()
     for _ in range(3):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -91,7 +93,7 @@ def conv_pairs(draw: st.DrawFn) -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(draw(st.integers(0, 2**31)))
     widths = [draw(st.sampled_from([2, 4, 8])) for _ in range(3)]
     layers: list[nn.Module] = [nn.BatchNorm2d(widths[0])] if draw(st.booleans()) else []
-    for inside, outside in zip(widths, widths[1:], strict=False):
+    for inside, outside in pairwise(widths):
         kernel = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
         padding = (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
         geometry = {
@@ -120,10 +122,7 @@ def test_sequences_stay_equal_whether_merged_or_refused(case: tuple[nn.Module, t
 def test_pointwise_chains_of_any_length_become_one(seed: int, extra: int, bias: bool) -> None:
     torch.manual_seed(seed)
     widths = [6, 9, 12, 6][: 3 + extra]
-    layers = [
-        ConvNorm(a, b, 1) if not bias else nn.Conv2d(a, b, 1)
-        for a, b in zip(widths, widths[1:], strict=False)
-    ]
+    layers = [ConvNorm(a, b, 1) if not bias else nn.Conv2d(a, b, 1) for a, b in pairwise(widths)]
     graph, _ = merged(randomize(nn.Sequential(*layers)), torch.randn(2, 6, 5, 5))
     assert graph.histogram()["aten.conv2d.default"] == 1
 

@@ -194,16 +194,7 @@ class _Import:
         x, weight, bias, mean, variance, momentum, eps = (self._operand(a) for a in node.args)
         args = (x, weight, bias, mean, variance, False, momentum, eps, False)
         types = (self._type(node.meta["val"][0], node),)
-        return (
-            self._emit(
-                node,
-                "aten.batch_norm.default",
-                args,
-                {},
-                (self._type(node.meta["val"][0], node),),
-                "batch_norm",
-            ),
-        )
+        return (self._emit(node, "aten.batch_norm.default", args, {}, types, "batch_norm"),)
 
     def _emit(
         self,

@@ -1,0 +1,36 @@
+"""Markers by folder, and the gap markers as strict xfails."""
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+NEEDS_SDK = {"targets", "end_to_end"}
+GAPS = ("notimpl", "notyet", "never")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-golden", action="store_true", help="rewrite the golden files; read the diff")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        _mark_folder(item)
+        for gap in GAPS:
+            for marker in item.iter_markers(gap):
+                item.add_marker(_xfail(gap, *marker.args, **marker.kwargs))
+
+
+def _mark_folder(item):
+    """What needs no SDK and no phone, and is not slow, is core."""
+    marked = {m.name for m in item.iter_markers()}
+    folder = item.path.relative_to(TESTS).parts[0]
+    if folder in NEEDS_SDK and not marked & {"core", "device"}:
+        item.add_marker(pytest.mark.target)
+        marked.add("target")
+    if not marked & {"target", "device", "slow", "core"}:
+        item.add_marker(pytest.mark.core)
+
+
+def _xfail(gap, reason, raises=None):
+    return pytest.mark.xfail(reason=f"{gap}: {reason}", raises=raises, strict=True)

@@ -34,7 +34,10 @@ class Lowered(Protocol):
 class Target(Protocol):
     """A runtime that graphs can be lowered to."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The name of the target's folder."""
+        ...
 
     def installed(self) -> str | None:
         """Return None when the SDK can be imported, else what to install."""

@@ -1,0 +1,8 @@
+"""Devices: transports, the benchmark protocol, statistics and the measurement database.
+
+A device knows no target: it pushes files, starts a runner and reports its own state.
+"""
+
+from devices.discovery import list_devices, open_device
+
+__all__ = ["list_devices", "open_device"]

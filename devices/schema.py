@@ -1,0 +1,77 @@
+"""The tables of the measurement database.
+
+Three append-only tables: `measurement` says what was measured and how, `round` holds the samples
+of each finished round, and a row of `finished` closes a measurement with its verdict. On SQLite,
+triggers refuse to change or delete a row. Samples are little-endian 64-bit integers, one blob for
+each metric; what has structure is JSON. `edgewright_schema` holds the version of all this.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+VERSION = 1
+
+metadata = sa.MetaData()
+
+schema = sa.Table("edgewright_schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
+
+measurement = sa.Table(
+    "measurement",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("key", sa.String(64), nullable=False, index=True),
+    sa.Column("series", sa.Text, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("graph_digest", sa.String(64), nullable=False, index=True),
+    sa.Column("artifact_digest", sa.String(64), nullable=False, index=True),
+    sa.Column("plan_digest", sa.String(64), nullable=False),
+    sa.Column("plan", sa.Text, nullable=False),
+    sa.Column("target", sa.JSON, nullable=False),
+    sa.Column("profile", sa.Text, nullable=False),
+    sa.Column("profile_digest", sa.String(64), nullable=False),
+    sa.Column("protocol_digest", sa.String(64), nullable=False),
+    sa.Column("device", sa.Text, nullable=False),
+    sa.Column("fingerprint", sa.JSON, nullable=False),
+    sa.Column("fingerprint_digest", sa.String(64), nullable=False),
+    sa.Column("metric", sa.String(32), nullable=False),
+    sa.Column("threads", sa.Integer, nullable=False),
+    sa.Column("load_ns", sa.BigInteger, nullable=False),
+    sa.Column("first_ns", sa.BigInteger, nullable=False),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+    # On SQLite, an id is never given twice.
+    sqlite_autoincrement=True,
+)
+
+round_ = sa.Table(
+    "round",
+    metadata,
+    sa.Column("measurement_id", sa.ForeignKey("measurement.id"), primary_key=True),
+    sa.Column("index", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("wall_ns", sa.LargeBinary),
+    sa.Column("cpu_ns", sa.LargeBinary),
+    sa.Column("instructions", sa.LargeBinary),
+    sa.Column("before", sa.JSON, nullable=False),
+    sa.Column("after", sa.JSON, nullable=False),
+    sa.Column("affinity", sa.JSON, nullable=False),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+)
+
+finished = sa.Table(
+    "finished",
+    metadata,
+    sa.Column("measurement_id", sa.ForeignKey("measurement.id"), primary_key=True, autoincrement=False),
+    sa.Column("stable", sa.Boolean, nullable=False),
+    sa.Column("throttled_rounds", sa.JSON, nullable=False),
+    sa.Column("noisy_rounds", sa.JSON, nullable=False),
+    sa.Column("statistics", sa.JSON, nullable=False),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+)
+
+for _table in (measurement, round_, finished):
+    for _verb in ("UPDATE", "DELETE"):
+        _trigger = sa.DDL(  # type: ignore[no-untyped-call]  # SQLAlchemy left it untyped
+            f"CREATE TRIGGER {_table.name}_no_{_verb.lower()} BEFORE {_verb} ON {_table.name} "
+            f"BEGIN SELECT RAISE(ABORT, 'measurements are append-only'); END"
+        )
+        sa.event.listen(_table, "after_create", _trigger.execute_if(dialect="sqlite"))

@@ -1,0 +1,93 @@
+"""A device whose runners and states are made up, in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from compiler.device import BenchmarkProtocol, DeviceProfile
+from compiler.records import DeviceState, RunSpec
+from devices.benchmark import Candidate
+from devices.database import MeasurementDatabase
+
+
+@dataclass
+class InstantDevice:
+    """Answers at once; `model(command, request number, iterations)` gives wall and cpu samples."""
+
+    model: Callable[[str, int, int], Mapping[str, list[int]]]
+    threads: int = 1
+    name: str = "instant"
+    python: str = "python"
+    identity: dict[str, str] = field(default_factory=lambda: {"machine": "imaginary"})
+    log: list[str] = field(default_factory=list)
+    open: set[str] = field(default_factory=set)
+    most_open: int = 0
+    time_ns: int = 0
+
+    def fingerprint(self) -> Mapping[str, str]:
+        return self.identity
+
+    def state(self) -> DeviceState:
+        self.time_ns += 100_000_000
+        return DeviceState(time_ns=self.time_ns)
+
+    def push(self, path: Path) -> str:
+        return f"/pushed/{path.name}"
+
+    def start(self, command, env, affinity) -> InstantSession:
+        self.open.add(command[0])
+        self.most_open = max(self.most_open, len(self.open))
+        return InstantSession(self, command[0])
+
+
+class InstantSession:
+    def __init__(self, device: InstantDevice, name: str) -> None:
+        self.device, self.name, self.count = device, name, 0
+        self.ready = {"event": "ready", "load_ns": 11, "threads": device.threads, "affinity": [0]}
+
+    def request(self, message: Mapping[str, object], timeout_s: float = 600.0) -> dict[str, object]:
+        self.device.log.append(self.name)
+        answer = self.device.model(self.name, self.count, message["iterations"])
+        self.count += 1
+        return dict(answer)
+
+    def close(self) -> None:
+        self.device.open.discard(self.name)
+
+
+@pytest.fixture
+def instant():
+    """Make an InstantDevice."""
+    return InstantDevice
+
+
+@pytest.fixture
+def candidate():
+    """Make a candidate whose command and artifact are its name."""
+
+    def make(name: str, **fields: object) -> Candidate:
+        return Candidate(name, f"artifact-{name}", f"graph-{name}", "plan", RunSpec({}, (name,)), **fields)
+
+    return make
+
+
+@pytest.fixture
+def profile():
+    """Make a profile with a protocol that neither settles nor waits."""
+
+    def make(threads: int = 1, expect=None, **fields: object) -> DeviceProfile:
+        quick = {"settle_s": 0.0, "warmup_s": 0.0, "warmup_max_s": 0.0, "round_s": 0.01} | fields
+        protocol = BenchmarkProtocol(**quick)
+        return DeviceProfile("p", "", "local", ("t",), threads, protocol=protocol, expect=expect or {})
+
+    return make
+
+
+@pytest.fixture
+def database(tmp_path: Path):
+    with MeasurementDatabase(tmp_path / "measurements.sqlite") as opened:
+        yield opened

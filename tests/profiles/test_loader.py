@@ -1,0 +1,109 @@
+"""The profile loader: what it reads, and how it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from compiler.device import BenchmarkProtocol
+from compiler.errors import UsageError
+from compiler.records import Metric
+from profiles import list_profiles, load_profile
+from profiles.loader import PROTOCOL
+
+MINIMAL = """
+[device]
+name = "board"
+[reach]
+transport = "local"
+[run]
+targets = ["executorch"]
+threads = 2
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def _write(text: str) -> Path:
+        path = tmp_path / "board.toml"
+        path.write_text(text)
+        return path
+
+    return _write
+
+
+def test_host_is_local_single_threaded_and_states_no_figures() -> None:
+    host = load_profile("host")
+    assert (host.name, host.transport, host.targets, host.threads) == ("host", "local", ("executorch",), 1)
+    assert (host.soc, host.isa, host.affinity, dict(host.expect)) == (None, (), (), {})
+    assert host.protocol == BenchmarkProtocol()
+
+
+@pytest.mark.parametrize("name", list_profiles())
+def test_every_shipped_profile_loads_under_its_file_name(name: str) -> None:
+    assert load_profile(name).name == name
+
+
+def test_all_fields_are_read(write) -> None:
+    device = 'name = "board"\ndescription = "d"\nsoc = "s"\nisa = ["dotprod"]'
+    text = MINIMAL.replace('name = "board"', device)
+    text = text.replace("threads = 2", "threads = 2\naffinity = [4, 5]")
+    text += '[protocol]\nmetric = "cpu"\nround_s = 1\nmin_rounds = 5\n[expect]\n"ro.build" = "x"\n'
+    profile = load_profile(write(text))
+    assert (profile.description, profile.soc, profile.isa) == ("d", "s", ("dotprod",))
+    assert profile.affinity == (4, 5)
+    assert (profile.protocol.metric, profile.protocol.min_rounds) == (Metric.CPU, 5)
+    assert dict(profile.expect) == {"ro.build": "x"}
+
+
+def test_the_loader_knows_every_field_of_the_protocol() -> None:
+    assert set(PROTOCOL) == {f.name for f in fields(BenchmarkProtocol)}
+
+
+def test_a_whole_number_of_seconds_gives_the_same_digest(write) -> None:
+    whole = load_profile(write(MINIMAL + "[protocol]\nround_s = 1\n")).protocol_digest()
+    assert whole == load_profile(write(MINIMAL + "[protocol]\nround_s = 1.0\n")).protocol_digest()
+
+
+@pytest.mark.parametrize(
+    ("change", "needles"),
+    [
+        (("threads = 2", "thread = 2"), ["board.toml", "[run] thread", "did you mean 'threads'", "affinity"]),
+        (("[run]", "[runs]"), ["[runs]", "did you mean 'run'", "device, reach, run, protocol, expect"]),
+        (("threads = 2", 'threads = "2"'), ["[run] threads", "whole number", "'2'"]),
+        (("threads = 2", "threads = 0"), ["[run] threads", "at least 1"]),
+        (("threads = 2", "threads = true"), ["[run] threads", "True"]),
+        (('["executorch"]', '"executorch"'), ["[run] targets", "list"]),
+        (('["executorch"]', "[]"), ["[run] targets", "one or more"]),
+        (('transport = "local"', ""), ["[reach] transport is missing"]),
+        (("threads = 2", "threads = 2\naffinity = [1, 1]"), ["affinity", "different"]),
+        (("threads = 2", "threads = 2\n[protocol]\nround_s = nan"), ["round_s", "nan"]),
+        (("threads = 2", "threads = 2\n[protocol]\nround_ms = 3"), ["did you mean 'round_s'"]),
+        (("threads = 2", 'threads = 2\n[protocol]\nmetric = "time"'), ["wall, cpu, instructions"]),
+        (("threads = 2", "threads = 2\n[protocol]\nmin_rounds = 99"), ["min_rounds = 99", "max_rounds = 60"]),
+        (("threads = 2", "threads = 2\n[expect]\nkernel = 6"), ["[expect] kernel", "string"]),
+        (("[device]", "device = 3\n[other]"), ["device must be a table"]),
+        (("[run]", "[run"), ["not TOML", "line"]),
+    ],
+)
+def test_refusals_name_the_file_the_key_and_what_is_accepted(write, change, needles) -> None:
+    path = write(MINIMAL.replace(*change, 1))
+    with pytest.raises(UsageError) as caught:
+        load_profile(path)
+    assert str(path) in str(caught.value)
+    assert [n for n in needles if n not in str(caught.value)] == []
+
+
+def test_an_unknown_name_lists_what_is_known() -> None:
+    with pytest.raises(UsageError, match=r"'hots' \(did you mean 'host'\?\); known: .*host.*\.toml"):
+        load_profile("hots")
+
+
+def test_a_missing_file_and_bytes_that_are_not_text_are_usage_errors(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read the profile"):
+        load_profile(tmp_path / "none.toml")
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="not TOML"):
+        load_profile(tmp_path / "bytes.toml")

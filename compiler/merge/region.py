@@ -53,18 +53,15 @@ class Affine:
 
     def chain(self, root: Value) -> list[Value]:
         """Return [entry, ..., root]: the dominators back to the nearest root or entry."""
-        chain = [root]
-        while chain[-1] in self.dominators.parent:
-            chain.append(self.dominators.parent[chain[-1]])
-            if chain[-1] in self.roots:
-                break
-        return chain[::-1]
+        return self.path(None, root)
 
-    def path(self, entry: Value, value: Value) -> list[Value]:
-        """Return [entry, ..., value]: the dominators of `value` from `entry` on."""
+    def path(self, entry: Value | None, value: Value) -> list[Value]:
+        """Return [..., value]: its dominators from `entry` (None: where the structure begins) or a nearer root."""
         path = [value]
-        while path[-1] != entry:
+        while path[-1] != entry and path[-1] in self.dominators.parent:
             path.append(self.dominators.parent[path[-1]])
+            if path[-1] in self.roots:
+                break
         return path[::-1]
 
     def entry(self, value: Value) -> Value:

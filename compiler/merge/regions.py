@@ -49,14 +49,16 @@ class Regions:
         return step_price(steps, shape, lambda d: hint(self.graph, d), type_.dtype.itemsize, self.roofline)
 
     def emitted(self, entry: Value, exit_: Value) -> float:
-        """Return the price of the emitted form, with what must stay alive; raises Refusal."""
+        """Return the price of the emitted form; raises Refusal.
+
+        What a root inside the region keeps alive is that root's own cost, here and where it is kept.
+        """
         key = (entry, exit_)
         if key in self.struck:
             raise self.struck[key]
         if key not in self._emitted:
             try:
-                price = self.price(self.steps(entry, exit_, weights=False), entry)
-                self._emitted[key] = price + sum(map(self.cost, self.escaping(entry, exit_)))
+                self._emitted[key] = self.price(self.steps(entry, exit_, weights=False), entry)
             except Refusal as refusal:
                 self._emitted[key] = refusal
         found = self._emitted[key]
@@ -64,8 +66,8 @@ class Regions:
             raise found
         return found
 
-    def escaping(self, entry: Value, exit_: Value) -> list[str]:
-        """Return the inner nodes that something outside the region reads, and what feeds them."""
+    def replaced(self, entry: Value, exit_: Value) -> list[str]:
+        """Return the nodes that emitting a region makes dead: all but what outsiders read, and what feeds it."""
         values = self.affine.between(entry, exit_)
         inside = {v.node for v in values}
         live: set[str] = set()
@@ -73,4 +75,4 @@ class Regions:
             readers = {r.name for r in self.graph.users(value.node)}
             if not readers <= inside or readers & live:
                 live.add(value.node)
-        return sorted(live)
+        return [v.node for v in values if v.node not in live]

@@ -25,7 +25,7 @@ def attempts_of(
 def merged_attempt(regions: Regions, entry: Value, exit_: Value, steps: list[Step]) -> Attempt:
     """Return the attempt of a region that was emitted."""
     after = tuple(describe_step(s) for s in steps)
-    cost = regions.price(steps, entry) + sum(map(regions.cost, regions.escaping(entry, exit_)))
+    cost = regions.price(steps, entry)
     return attempt(regions, entry, exit_, Outcome.MERGED, "one equal form, and cheaper", "", after, cost)
 
 
@@ -42,7 +42,7 @@ def attempt(
     """Return an attempt on the region `entry -> exit_`."""
     names = tuple(v.node for v in regions.affine.between(entry, exit_))
     before = tuple(describe(regions.graph, regions.graph.node(n)) for n in names)
-    cost_before = sum(map(regions.cost, names))
+    cost_before = sum(map(regions.cost, regions.replaced(entry, exit_)))
     where = site(regions.graph, list(names))
     return Attempt(
         where, entry.node, exit_.node, names, outcome, reason, node, before, after, cost_before, cost_after

@@ -118,3 +118,17 @@ def test_tied_weights_stay_one_constant() -> None:
 
     graph, _ = merged(Tied(), torch.randn(2, 4))
     assert sum(c.tensor.dim() == 2 for c in graph.constants.values()) == 1
+
+
+def test_a_branch_that_is_read_elsewhere_is_not_computed_twice() -> None:
+    class Escapes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            y = self.conv(x)
+            return F.relu(y + self.norm(x)), torch.sigmoid(y)
+
+    graph, _ = merged(randomize(Escapes(), 2), torch.randn(1, 32, 14, 14))
+    assert sum(c.tensor.numel() >= 32 * 32 * 9 for c in graph.constants.values()) == 1

@@ -1,0 +1,1 @@
+"""Lossy decisions: int8, and the segments a search decides on."""

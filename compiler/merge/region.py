@@ -56,7 +56,7 @@ class Affine:
         return self.path(None, root)
 
     def path(self, entry: Value | None, value: Value) -> list[Value]:
-        """Return [..., value]: its dominators from `entry` (None: where the structure begins) or a nearer root."""
+        """Return [..., value]: its dominators from `entry` (None: the structure's) or a nearer root."""
         path = [value]
         while path[-1] != entry and path[-1] in self.dominators.parent:
             path.append(self.dominators.parent[path[-1]])

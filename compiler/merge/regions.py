@@ -67,7 +67,7 @@ class Regions:
         return found
 
     def replaced(self, entry: Value, exit_: Value) -> list[str]:
-        """Return the nodes that emitting a region makes dead: all but what outsiders read, and what feeds it."""
+        """Return the nodes that emitting a region makes dead: not what outsiders read, nor what feeds it."""
         values = self.affine.between(entry, exit_)
         inside = {v.node for v in values}
         live: set[str] = set()

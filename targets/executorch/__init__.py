@@ -1,0 +1,70 @@
+"""ExecuTorch with the XNNPACK delegate: phones, boards and the host, float32 and int8.
+
+Importing this package loads no SDK; lowering, quantizing and reading versions do.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compiler.records import Artifact, RunSpec
+from targets.executorch.capability import unsupported
+
+if TYPE_CHECKING:
+    from compiler.device import DeviceProfile
+    from compiler.ir.graph import Graph, Node
+    from compiler.target import Lowered, Target
+
+PROGRAM = "model.pte"
+IO = "io.json"
+_PACKAGES = ("executorch", "torch", "torchao")
+
+
+@dataclass(frozen=True)
+class ExecuTorch:
+    """The target; it has no settings."""
+
+    name: str = "executorch"
+
+    def installed(self) -> str | None:
+        """Return None when the SDK can be imported, else what to install."""
+        missing = [p for p in _PACKAGES if importlib.util.find_spec(p) is None]
+        return None if not missing else f"{', '.join(missing)} missing: pip install 'edgewright[executorch]'"
+
+    def versions(self) -> Mapping[str, str]:
+        """Return package name -> version of what lowers and runs the program."""
+        return {p: importlib.metadata.version(p) for p in _PACKAGES}
+
+    def supports(self, node: Node) -> str | None:
+        """Return None when XNNPACK takes the node, else the reason it falls to a portable kernel."""
+        return unsupported(node)
+
+    def lower(self, graph: Graph, profile: DeviceProfile, folder: Path) -> Lowered:
+        """Write `model.pte` and `io.json` for `graph` into `folder`.
+
+        Raises UnsupportedModelError naming the node and module the SDK failed at, where it says.
+        """
+        from targets.executorch.lower import lower
+
+        return lower(graph, folder)
+
+    def run_spec(self, artifact: Artifact, profile: DeviceProfile) -> RunSpec:
+        """Return what to push and start on a device to run the artifact with the profile's threads."""
+        runner = Path(__file__).parent / "runner.py"
+        files = {"program": artifact.folder / PROGRAM, "io": artifact.folder / IO, "runner": runner}
+        command = ("{python}", "{runner}", "{program}", "{io}", "--threads", str(profile.threads))
+        return RunSpec(files, command)
+
+    def quantizer(self, selected: Callable[[Any], bool]) -> Any:
+        """Return an XNNPACKQuantizer, int8 per channel, that annotates only selected FX nodes."""
+        from targets.executorch.quantizer import quantizer
+
+        return quantizer(selected)
+
+
+TARGET: Target = ExecuTorch()

@@ -1,0 +1,214 @@
+r"""A plan's lossy decisions, applied to the merged graph: the one function that search and compile share.
+
+    segment:<modules>  precision  int8 | float32
+
+Every value's int8 range is read from the float model's own activations, so it does not depend on
+what else is int8. The graph is therefore calibrated once, with all that can be int8, and a partial
+choice is read off it: the float graph, in which the value :math:`x` on the edge from producer to
+consumer passes through quantise and dequantise exactly where
+
+    the producer is chosen and its output is quantised,  or
+    the consumer is chosen and its inputs are quantised,
+
+and the weights of chosen consumers are int8. `annotations` tells which operations the target's
+quantizer quantises at the output and at the inputs. Values that share one scale in the all-int8
+graph (a concatenation and its parts, a pooling and its input) keep sharing it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from compiler.compress.quantize import NAMESPACE, Progress, ir_filter, quantize_int8
+from compiler.compress.segments import Segment, segments
+from compiler.errors import UnsupportedModelError, UsageError
+from compiler.export import export_graph
+from compiler.ir.edit import Editor
+from compiler.ir.graph import Graph, Kind, Node, Operand, Value
+from compiler.ir.verify import verify
+from compiler.plan import Plan
+from compiler.target import Target
+
+METHOD = "precision"
+FLOAT, INT8 = "float32", "int8"
+
+Quantizers = Callable[[Callable[[Any], bool]], Any]  # `Target.quantizer`
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A float graph, the same graph with all that can be int8 in int8, and where it is quantised.
+
+    `inputs` and `outputs` name the operations that are quantised at their inputs and their output.
+    """
+
+    graph: Graph
+    full: Graph
+    inputs: frozenset[str]
+    outputs: frozenset[str]
+
+
+def apply_plan(
+    graph: Graph,
+    plan: Plan,
+    target: Target,
+    batches: Sequence[Sequence[torch.Tensor]],
+    progress: Progress | None = None,
+) -> Graph:
+    """Return the graph with a plan's decisions applied; the graph itself where all is kept.
+
+    Args:
+        graph: the merged float graph the plan was made for.
+        plan: decisions at the sites of `compiler.compress.segments`; silent sites stay float32.
+        target: whose quantizer says what int8 means.
+        batches: calibration batches, each the flat inputs of a call.
+        progress: called with (samples done, samples in all) while calibrating.
+
+    Raises UsageError for a decision there is no such site, method or option for, and where int8 is
+    asked for without batches; UnsupportedModelError where nothing chosen can be int8.
+    """
+    chosen = int8_nodes(segments(graph) if plan.decisions else (), plan)
+    if not chosen:
+        return graph
+    if not batches:
+        raise UsageError(
+            "the plan quantizes, which needs calibration batches: give --calibration data.py:batches"
+        )
+    return choose(calibrate(graph, target.quantizer, batches, progress), chosen)
+
+
+def int8_nodes(sites: Sequence[Segment], plan: Plan) -> frozenset[str]:
+    """Return the nodes of the segments a plan puts in int8; UsageError for an unknown decision."""
+    members = {segment.site: segment.nodes for segment in sites}
+    for d in plan.decisions:
+        if d.site not in members:
+            raise UsageError(f"the plan names the site {d.site!r}; this model has {', '.join(members)}")
+        if d.method != METHOD or d.option not in (FLOAT, INT8):
+            raise UsageError(
+                f"the plan decides {d.method} {d.option} at {d.site!r}; accepted: {METHOD} {FLOAT} or {INT8}"
+            )
+    empty: frozenset[str] = frozenset()
+    return empty.union(*(members[d.site] for d in plan.decisions if d.option == INT8))
+
+
+def calibrate(
+    graph: Graph,
+    quantizers: Quantizers,
+    batches: Sequence[Sequence[torch.Tensor]],
+    progress: Progress | None = None,
+) -> Calibrated:
+    """Quantise all that can be int8, with ranges from the batches.
+
+    Raises UnsupportedModelError where the target can quantise nothing of the graph.
+    """
+    names = frozenset(n.name for n in graph.ops())
+    full = quantize_int8(graph, names, quantizers(ir_filter(names)), batches, progress)
+    return Calibrated(graph, full, *annotations(graph, quantizers(ir_filter(names))))
+
+
+def annotations(graph: Graph, quantizer: Any) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the operations a quantizer quantises at their inputs, and those at their output."""
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+    module = quantizer.transform_for_annotation(export_graph(graph).module())
+    quantizer.annotate(module)
+    inputs, outputs = set(), set()
+    for node in module.graph.nodes:
+        found, name = node.meta.get(Q_ANNOTATION_KEY), (node.meta.get("custom") or {}).get("ir_node")
+        if found is not None and name in graph:
+            inputs |= {name} if found.input_qspec_map else set()
+            outputs |= {name} if found.output_qspec is not None else set()
+    return frozenset(inputs), frozenset(outputs)
+
+
+def choose(calibrated: Calibrated, chosen: Collection[str]) -> Graph:
+    """Return the float graph with the chosen operations in int8.
+
+    Raises UnsupportedModelError where none of them can be.
+    """
+    edits = _Edits(calibrated, frozenset(chosen))
+    if not edits.possible():
+        raise UnsupportedModelError(
+            f"none of the {len(edits.chosen)} chosen operations can be int8 on this target"
+        )
+    graph = edits.run()
+    verify(graph)
+    return graph
+
+
+class _Edits:
+    """One partial choice being copied from the full graph into the float one."""
+
+    def __init__(self, calibrated: Calibrated, chosen: frozenset[str]) -> None:
+        self.graph, self.full = calibrated.graph, calibrated.full
+        self.inputs, self.outputs = calibrated.inputs & chosen, calibrated.outputs & chosen
+        self.chosen = chosen
+        self.editor = Editor(self.graph)
+        self.copied: dict[Any, Value] = {}
+
+    def possible(self) -> bool:
+        return bool(self.inputs | self.outputs)
+
+    def run(self) -> Graph:
+        _check_alike(self.graph, self.full)
+        freed: set[str] = set()
+        for node in [*self.graph.ops(), *self.graph.writes(), self.graph.output]:
+            twin = dict(self.full.node(node.name).values())
+            changes = {path: self._operand(node, path, value, twin[path]) for path, value in node.values()}
+            changes = {path: new for path, new in changes.items() if new is not None}
+            if changes:
+                freed |= {value.node for path, value in node.values() if path in changes}
+                operands = tuple((key, _put(operand, key, changes)) for key, operand in node.operands)
+                self.editor.update(dataclasses.replace(node, operands=operands))
+        self.editor.remove_unread(freed)
+        return self.editor.finish()
+
+    def _operand(self, node: Node, path: str, value: Value, twin: Value) -> Value | None:
+        """Return the dequantised value to read in place of `value`, None where it stays as it is."""
+        if not self.full.node(twin.node).op.startswith(NAMESPACE):
+            return None
+        stored = self.graph.node(value.node).kind is Kind.CONSTANT
+        if node.name in self.inputs or (value.node in self.outputs and not stored):
+            return self._copy(twin, node.name)
+        return None
+
+    def _copy(self, value: Value, before: str) -> Value:
+        """Copy a quantise, a dequantise or an int8 constant of the full graph, with what feeds it."""
+        node = self.full.node(value.node)
+        if node.kind is Kind.INPUT or (node.kind is Kind.OP and not node.op.startswith(NAMESPACE)):
+            return value  # the float graph has it under the same name
+        # A runtime fuses each int8 reader with a dequantise of its own; float readers share one.
+        shared = before not in self.inputs and node.op.startswith(NAMESPACE + "dequantize")
+        own = node.operands if shared else node.name
+        if own in self.copied:
+            return Value(self.copied[own].node, value.index)
+        changes = {path: self._copy(v, before) for path, v in node.values()}
+        operands = tuple((key, _put(operand, key, changes)) for key, operand in node.operands)
+        name = self.editor.name(node.name)
+        if node.name in self.full.constants:
+            self.editor.graph.constants[name] = self.full.constants[node.name]
+        copy = dataclasses.replace(node, name=name, operands=operands)
+        self.copied[own] = self.editor.add(copy, before)
+        return Value(name, value.index)
+
+
+def _put(operand: Operand, path: str, changes: Mapping[str, Value]) -> Operand:
+    if isinstance(operand, tuple):
+        return tuple(_put(item, f"{path}.{i}", changes) for i, item in enumerate(operand))
+    return changes.get(path, operand)
+
+
+def _check_alike(graph: Graph, full: Graph) -> None:
+    """Refuse a full graph that is not the float one with quantise and dequantise put in between."""
+    own = {n.name: n.op for n in graph.ops()}
+    other = {n.name: n.op for n in full.ops() if not n.op.startswith(NAMESPACE)}
+    if own != other:
+        odd = sorted(own.items() ^ other.items())[:4]
+        raise UnsupportedModelError(
+            f"quantizing changed more than precision, so no part of it can be chosen: {odd}"
+        )

@@ -1,0 +1,191 @@
+"""The search loop: measure, estimate costs, solve, build the winner, measure it, tighten, again.
+
+1. The base (all sites kept), each uniform choice and each single departure are measured together.
+   Where the base itself meets the budget it wins: it costs nothing.
+2. Costs of single departures are estimated and the latency model is fitted.
+3. The integer programme is solved for the budget less a margin: 5% of the budget at first, and from
+   the first end-to-end measurement on the error the model made there (measured upper bound less
+   predicted time). A choice over budget widens the margin by at least its overshoot and is cut off.
+4. The proposed choice is measured beside the base; whatever comes out is fed back to the model.
+
+The loop ends when the programme proposes a choice that is known to meet the budget, when nothing
+better fits, or after `most` trials. The winner is the measured choice of least estimated cost whose
+upper confidence bound is within the budget. It is infeasible when the choice of least predicted
+latency has been measured over budget and nothing else is predicted within.
+
+Pure: costs and measurements come in as callables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from compiler.errors import InfeasibleBudgetError
+from compiler.search.budget import Budget
+from compiler.search.latency import LatencyModel, Observation, fit_latency
+from compiler.search.output_cost import CostEstimate
+from compiler.search.solver import Problem, fastest, solve
+from compiler.search.space import Choice, Space, initial_choices
+
+FIRST_MARGIN = 0.05
+_Z = 1.959963984540054  # half of a 95% interval in standard errors
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One choice as measured: its time over the base's of the same run, and its own time in ns.
+
+    `low` and `high` bound each at 95%; `base_ns` is the base's median in that run.
+    """
+
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    median_ns: float
+    low_ns: float
+    high_ns: float
+    base_ns: float
+
+    def upper(self, budget: Budget) -> float:
+        """Return the upper bound the budget is judged by, as a multiple of the base."""
+        return self.ratio_high if budget.ratio is not None else self.high_ns / self.base_ns
+
+    def within(self, budget: Budget) -> bool:
+        """Tell whether the measured upper bound is within the budget."""
+        return self.upper(budget) <= budget.limit(self.base_ns)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A choice that was measured; `predicted` is the model's ratio before it was, None at the start."""
+
+    choice: Choice
+    reading: Reading
+    cost: CostEstimate | None = None
+    predicted: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The winner, everything measured in order, and the last fitted model (None where none was needed)."""
+
+    winner: Trial
+    trials: tuple[Trial, ...]
+    model: LatencyModel | None
+
+
+Measure = Callable[[Sequence[Choice]], Mapping[Choice, Reading]]
+Cost = Callable[[Choice], CostEstimate]
+Note = Callable[[str], None]
+
+
+def search_loop(
+    space: Space, budget: Budget, measure: Measure, cost: Cost, most: int = 8, note: Note = lambda _: None
+) -> Outcome:
+    """Return the cheapest choice that was measured within the budget.
+
+    `measure` takes the choices of one run and returns a reading for each; `most` bounds the trials
+    after the first run. Raises InfeasibleBudgetError naming the least latency measured.
+    """
+    start = initial_choices(space)
+    readings = measure(start)
+    state = _State(space, budget, [Trial(c, readings[c]) for c in start])
+    if readings[space.base].within(budget):
+        note("the base meets the budget as it is")
+        return Outcome(state.trials[0], tuple(state.trials), None)
+    state.trials = [_priced(t, space, cost) for t in state.trials]
+    for _ in range(most):
+        choice = state.propose()
+        if choice is None:
+            break
+        predicted = state.model().predict(choice)
+        reading = measure([choice])[choice]
+        state.trials.append(Trial(choice, reading, cost(choice), predicted))
+        note(_told(budget, predicted, reading))
+    winner = state.best()
+    if winner is None:
+        raise InfeasibleBudgetError(_infeasible(space, budget, state.trials))
+    return Outcome(winner, tuple(state.trials), state.model())
+
+
+def _priced(trial: Trial, space: Space, cost: Cost) -> Trial:
+    return trial if trial.choice == space.base else dataclasses.replace(trial, cost=cost(trial.choice))
+
+
+@dataclass
+class _State:
+    """What has been measured so far, and what follows from it; lives only inside `search_loop`."""
+
+    space: Space
+    budget: Budget
+    trials: list[Trial]
+
+    def propose(self) -> Choice | None:
+        """Return the next choice to measure, None where there is nothing left worth it."""
+        solution = solve(self._problem(self._margin()))
+        if solution is None and self.best() is None:
+            solution = solve(self._problem(0.0)) or fastest(self._problem(0.0, cut=False))
+        if solution is None or any(t.choice == solution.choice for t in self.trials):
+            return None
+        return solution.choice
+
+    def model(self) -> LatencyModel:
+        """Return the latency model fitted to every choice measured but the base, which it is relative to."""
+        seen = [t for t in self.trials if t.choice != self.space.base]
+        return fit_latency(self.space, [_observation(t) for t in seen])
+
+    def best(self) -> Trial | None:
+        """Return the trial of least cost within the budget, the faster of equals."""
+        fits = [t for t in self.trials if t.reading.within(self.budget)]
+        return min(fits, key=lambda t: (t.cost.mean if t.cost else 0.0, t.reading.ratio), default=None)
+
+    def _problem(self, margin: float, cut: bool = True) -> Problem:
+        model = self.model()
+        over = frozenset(t.choice for t in self.trials if not t.reading.within(self.budget))
+        limit = self._limit() - margin - 1  # the base is the fixed part: 1, in its own units
+        costs = self._costs()
+        return Problem(costs, model.times, model.boundaries(), limit, forbidden=over if cut else frozenset())
+
+    def _costs(self) -> tuple[tuple[float, ...], ...]:
+        means = {t.choice: t.cost.mean for t in self.trials if t.cost is not None}
+        space = self.space
+        return tuple(
+            (0.0, *(means[space.single(g, o)] for o in range(1, len(site.options))))
+            for g, site in enumerate(space.sites)
+        )
+
+    def _limit(self) -> float:
+        return self.budget.limit(self.trials[-1].reading.base_ns)
+
+    def _margin(self) -> float:
+        errors = [t.reading.upper(self.budget) - t.predicted for t in self.trials if t.predicted is not None]
+        return max(0.0, errors[-1]) if errors else FIRST_MARGIN * self._limit()
+
+
+def _observation(trial: Trial) -> Observation:
+    reading = trial.reading
+    return Observation(trial.choice, reading.ratio, (reading.ratio_high - reading.ratio_low) / (2 * _Z))
+
+
+def _told(budget: Budget, predicted: float, reading: Reading) -> str:
+    verdict = "within" if reading.within(budget) else "over"
+    return (
+        f"predicted {predicted:.3f}x, measured {reading.ratio:.3f}x "
+        f"({reading.median_ns / 1e6:.3f} ms): {verdict} budget"
+    )
+
+
+def _infeasible(space: Space, budget: Budget, trials: Sequence[Trial]) -> str:
+    least = min(trials, key=lambda t: t.reading.upper(budget))
+    reading = least.reading
+    taken = [d for d in space.plan(least.choice).decisions if d.option != space.sites[0].options[0]]
+    plan = ", ".join(f"{d.site} {d.option}" for d in taken) or "everything kept as it is"
+    base = f"the merged float model takes {reading.base_ns / 1e6:.3f} ms"
+    return (
+        f"no variant meets the latency budget {budget}. The least latency measured is "
+        f"{reading.median_ns / 1e6:.3f} ms (95%: {reading.low_ns / 1e6:.3f} to {reading.high_ns / 1e6:.3f}), "
+        f"{reading.ratio:.3f}x of the merged float model (95%: {reading.ratio_low:.3f} to "
+        f"{reading.ratio_high:.3f}; {base} in that run), with {plan}."
+    )

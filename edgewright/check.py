@@ -1,0 +1,115 @@
+"""Verify a built artifact against the original model, and place the blame where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from compiler.device import DeviceProfile
+from compiler.errors import NumericError
+from compiler.evaluate import evaluate
+from compiler.ir.graph import Graph
+from compiler.records import Artifact
+from compiler.target import Target
+from edgewright.models import LoadedModel
+from edgewright.models.inputs import redraw
+from edgewright.models.loaded import tensors
+from edgewright.runtime import infer
+from edgewright.stages import Prepared, Stage, first_difference
+from edgewright.verification import Comparison, judge, judge_lossy, report
+
+SEEDS = (1, 2)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set of inputs with what the original model makes of it, in float64 and in its own precision."""
+
+    name: str
+    call: tuple[torch.Tensor, ...]
+    double: list[Any]
+    single: list[Any]
+    reference: str
+
+
+def make_cases(model: LoadedModel, imported: Graph) -> list[Case]:
+    """Return the example call and the seeded ones, with their references."""
+    calls = [("example", (model.args, dict(model.kwargs)))]
+    calls += [(f"seed {seed}", redraw((model.args, model.kwargs), seed)) for seed in SEEDS]
+    return [_case(model, imported, name, call) for name, call in calls]
+
+
+def _case(model: LoadedModel, imported: Graph, name: str, call: tuple[Any, Any]) -> Case:
+    flat = tuple(tensors(*call))
+    single = model.call(*call)
+    double, reference = _reference(model, imported, call, flat)
+    return Case(name, flat, double, single, reference)
+
+
+def _reference(
+    model: LoadedModel, imported: Graph, call: tuple[Any, Any], flat: Sequence[torch.Tensor]
+) -> tuple[list[Any], str]:
+    """Return the float64 result; a model that fixes float32 inside is widened as a graph instead."""
+    if isinstance(model.source, torch.nn.Module):
+        try:
+            return model.call_double(*call), "original model in float64"
+        except RuntimeError:
+            pass  # torch refuses mixed dtypes: the model names float32 in its own code
+    return evaluate(imported, flat, torch.float64), "imported graph in float64"
+
+
+def verify_artifact(
+    artifact: Artifact,
+    target: Target,
+    profile: DeviceProfile,
+    prepared: Prepared,
+    compressed: Stage | None = None,
+) -> list[Comparison]:
+    """Run the artifact and compare; returns all comparisons.
+
+    `compressed` is the lossy stage that was lowered, if any. Raises NumericError naming the first
+    stage whose results differ from the original model's.
+    """
+    cases = make_cases(prepared.model, prepared.stages[0].graph)
+    stateful = bool(prepared.graph.writes())
+    outputs = infer(artifact, target, profile, [case.call for case in cases], fresh=stateful)
+    comparisons: list[Comparison] = []
+    for case, found in zip(cases, outputs, strict=True):
+        exact = compressed is None
+        judged = judge_case(case, found) if exact else _judge_compressed(case, found, compressed)
+        if not all(c.passed for c in judged):
+            raise _failure(case, judged, prepared, target)
+        comparisons += judged
+    return comparisons
+
+
+def judge_case(case: Case, found: Sequence[Any]) -> list[Comparison]:
+    """Judge exact results of one case; a result missing or too much is a mismatch as well."""
+    expected = [x for x in case.double if isinstance(x, torch.Tensor)]
+    got = [x for x in found if isinstance(x, torch.Tensor)]
+    if len(got) != len(expected):
+        raise NumericError(f"the program returns {len(got)} tensors, the original model {len(expected)}")
+    return judge(case.name, got, expected, case.single, case.reference)
+
+
+def _judge_compressed(case: Case, found: Sequence[Any], compressed: Stage | None) -> list[Comparison]:
+    assert compressed is not None
+    emulated = evaluate(compressed.graph, case.call)
+    return [*judge_lossy(case.name, found, emulated, case.single), *report(case.name, found, case.double)]
+
+
+def _failure(case: Case, judged: list[Comparison], prepared: Prepared, target: Target) -> NumericError:
+    def same(results: list[Any]) -> bool:
+        return all(c.passed for c in judge_case(case, results))
+
+    worst = max((c for c in judged if not c.passed), key=lambda c: c.max_abs_error)
+    stage = first_difference(prepared.stages, case.call, same) or f"lower:{target.name}"
+    own = "" if worst.own_error is None else f"; the reference's own float error is {worst.own_error:.3g}"
+    return NumericError(
+        f"output {worst.output} of {prepared.model.spec} differs on inputs {case.name!r} by "
+        f"{worst.max_abs_error:.3g} where {worst.tolerance:.3g} is allowed (against the {worst.reference}"
+        f"{own}). The results first differ at stage {stage!r}. No artifact was written."
+    )

@@ -1,0 +1,183 @@
+"""The commands; each parses, calls the public function, and shows what came back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgewright.cli import options, show
+from edgewright.cli.output import emit_json, working
+
+app = typer.Typer(
+    name="edgewright",
+    help="Compile, profile and search models for phones and edge boards.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Compile, profile and search models for phones and edge boards."""
+
+
+@app.command("compile")
+def compile_command(
+    model: options.Model,
+    profile: options.Profile = "host",
+    target: options.Target = None,
+    plan: Annotated[Path | None, typer.Option(help="Replay the decisions of a plan.")] = None,
+    inputs: options.Inputs = None,
+    out: options.Out = Path("out"),
+    calibration: Annotated[
+        str | None, typer.Option(metavar="FILE:ATTR", help="Batches for a plan that quantizes.")
+    ] = None,
+    randomize: options.Randomize = None,
+    dynamic_batch: options.DynamicBatch = False,
+    max_fallback: Annotated[
+        int | None, typer.Option(help="The most operations that may stay outside the delegate.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compile a model, verify it in its own runtime and write an artifact folder."""
+    with working("compile") as progress:
+        progress("start")
+        from edgewright.compilation import compile
+
+        artifact = compile(
+            model,
+            profile,
+            target,
+            plan,
+            options.read_inputs(inputs),
+            out,
+            calibration=options.read_batches(calibration),
+            randomize=randomize,
+            dynamic_batch=dynamic_batch,
+            max_fallback=max_fallback,
+            progress=progress,
+        )
+    emit_json(artifact.manifest) if as_json else show.artifact(artifact)
+
+
+@app.command("profile")
+def profile_command(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A folder that `compile` wrote.")],
+    device: options.Device = "local",
+    profile: Annotated[
+        str | None, typer.Option(help="How to run; the profile the artifact was compiled for by default.")
+    ] = None,
+    database: options.Database = None,
+    allow_unstable: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unstable", help="Show an unsteady reading, marked as such, in place of exit 7."
+        ),
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Measure an artifact's latency on a device."""
+    with working("profile") as progress:
+        progress("start")
+        from edgewright.artifact import read_artifact
+        from edgewright.profiling import measurement_document
+        from edgewright.profiling import profile as run
+
+        built = read_artifact(artifact)
+        measurement = run(
+            built,
+            device,
+            profile=profile,
+            database=options.database_url(database),
+            allow_unstable=allow_unstable,
+            progress=progress,
+        )
+    document = measurement_document(measurement, str(built.manifest["model"]))
+    emit_json(document) if as_json else show.measurement(document)
+
+
+@app.command("search")
+def search_command(
+    model: options.Model,
+    latency_budget: Annotated[str, typer.Option(help="12ms, 800us, or 0.7x of the merged float model.")],
+    calibration: Annotated[str | None, typer.Option(metavar="FILE:ATTR", help="Calibration batches.")] = None,
+    profile: options.Profile = "host",
+    device: options.Device = "local",
+    target: options.Target = None,
+    inputs: options.Inputs = None,
+    out: options.Out = Path("out"),
+    database: options.Database = None,
+    randomize: options.Randomize = None,
+    as_json: options.Json = False,
+) -> None:
+    """Find the most accurate variant within a latency budget, measured on the device."""
+    with working("search") as progress:
+        progress("start")
+        from edgewright.searching import search
+
+        found = search(
+            model,
+            profile=profile,
+            device=device,
+            latency_budget=latency_budget,
+            calibration=calibration,
+            out=out,
+            target=target,
+            inputs=options.read_inputs(inputs),
+            database=options.database_url(database),
+            randomize=randomize,
+            progress=progress,
+        )
+    emit_json(found.document()) if as_json else show.search(found.document())
+
+
+@app.command("explain")
+def explain_command(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|OUT", help="A model, or a folder that `compile` wrote.")
+    ],
+    inputs: options.Inputs = None,
+    randomize: options.Randomize = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="List every region, not the first of each kind.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Tell what merged, what was refused and why, and at which node."""
+    with working("explain") as progress:
+        progress("start")
+        from edgewright.explanation import explain
+
+        document = explain(model, options.read_inputs(inputs), randomize=randomize, progress=progress)
+    emit_json(document) if as_json else show.explanation(document, everything)
+
+
+@app.command("devices")
+def devices_command(
+    device: Annotated[str | None, typer.Argument(metavar="DEVICE", help="Show one device.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the devices that can be reached, or show one."""
+    from edgewright.listings import device_document, devices_document
+
+    document = devices_document() if device is None else device_document(device)
+    emit_json(document) if as_json else show.devices(document)
+
+
+@app.command("profiles")
+def profiles_command(
+    profile: Annotated[
+        str | None, typer.Argument(metavar="PROFILE", help="Show and check one profile.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the device profiles, or show and check one."""
+    from edgewright.listings import profile_document, profiles_document
+
+    document = profiles_document() if profile is None else profile_document(profile)
+    emit_json(document) if as_json else show.profiles(document)

@@ -1,0 +1,73 @@
+"""What the command line writes: tables or one JSON document on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+ERROR_SCHEMA = "edgewright.error/1"
+WIDTH = 110  # of tables that go to a file or a pipe
+
+
+def emit_json(document: Mapping[str, Any]) -> None:
+    """Write the one JSON document of a command."""
+    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write one table; numbers stand right, text left."""
+    table = Table(box=None, pad_edge=False)
+    table.show_header = any(columns)
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell(value) for value in row))
+    out = stdout()
+    out.print(title, style="bold", highlight=False, markup=False)
+    out.print(table, highlight=False)
+    out.print()
+
+
+def cell(value: object) -> str:
+    """Return a value as a table shows it."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("[", "\\[")
+
+
+def emit_error(code: int, kind: str, message: str, as_json: bool) -> None:
+    """Tell an error on stderr in one paragraph, and as the JSON document where one is asked for."""
+    sys.stderr.write(f"edgewright: {message}\n")
+    if as_json:
+        emit_json({"schema": ERROR_SCHEMA, "exit_code": code, "error": kind, "message": message})
+
+
+def stdout() -> Console:
+    """Return a console on stdout; outside a terminal its width is fixed, so that output is stable."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH)
+
+
+@contextlib.contextmanager
+def working(label: str) -> Iterator[Callable[[str], None]]:
+    """Yield a progress callback: a live line on a terminal, plain lines elsewhere.
+
+    Whatever a model's or an SDK's own code prints meanwhile goes to stderr.
+    """
+    console = Console(file=sys.stderr, highlight=False)
+    start = time.monotonic()
+    with contextlib.redirect_stdout(sys.stderr):
+        if not console.is_terminal:
+            yield lambda message: console.print(
+                f"{time.monotonic() - start:7.1f} s  {label}: {message}", markup=False, soft_wrap=True
+            )
+            return
+        with console.status(label) as status:
+            yield lambda message: status.update(f"{label}: {message}".replace("[", "\\["))

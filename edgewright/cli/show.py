@@ -1,0 +1,141 @@
+"""Tables for people, made from the same documents that `--json` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from compiler.records import Artifact
+from edgewright.cli.output import emit_table, stdout
+
+SHOWN = 12  # refused or kept regions listed without --all
+
+
+def artifact(built: Artifact) -> None:
+    """Show what a compile wrote and how far it is from the model."""
+    m: Mapping[str, Any] = built.manifest
+    check, lowering = m["verification"], m["lowering"]
+    snr = check["min_snr_db"]
+    rows = [
+        ("written to", str(built.folder)),
+        ("target", f"{m['target']} for profile {m['profile']}"),
+        ("inputs", ", ".join(_tensor(t) for t in m["inputs"])),
+        ("outputs", ", ".join(_tensor(t) for t in m["outputs"])),
+        ("operations", f"{_total(m, 'before')} imported, {_total(m, 'after')} lowered"),
+        ("merge engine", ", ".join(f"{count} {outcome}" for outcome, count in m["merges"].items())),
+        ("delegate", f"{lowering.get('delegated_ops')} ops inside, {lowering.get('outside_ops')} outside"),
+        ("size", f"{sum(m['sizes_bytes'].values()) / 1e6:.2f} MB"),
+        ("max error", f"{check['max_abs_error']:.3g} absolute, {check['max_relative_error']:.3g} relative"),
+        ("SNR", "no error" if snr is None else f"{snr:.1f} dB at least, over {_sets(check)} sets of inputs"),
+        (
+            "seconds",
+            ", ".join(f"{name} {seconds:.1f}" for name, seconds in m["seconds"].items() if seconds >= 0.05),
+        ),
+    ]
+    emit_table(f"{m['model']}: compiled and verified in {check['runtime']}", ("", ""), rows)
+
+
+def measurement(document: Mapping[str, Any]) -> None:
+    """Show one measurement; times in milliseconds, counts as they are."""
+    state = "" if document["stable"] else " (NOT STABLE)"
+    facts = [
+        (name, document[name]) for name in ("profile", "metric", "threads", "rounds", "samples", "throttled")
+    ]
+    names = ("median", "low", "high", "p90", "p99", "minimum", "load", "first")
+    times = [
+        (_label(name), f"{document[f'{name}_ns'] / 1e6:.4g} ms") for name in names if f"{name}_ns" in document
+    ]
+    counts = [(_label(name), document[f"{name}_count"]) for name in names if f"{name}_count" in document]
+    emit_table(f"{document['model']} on {document['device']}{state}", ("", ""), [*facts, *counts, *times])
+
+
+def search(document: Mapping[str, Any]) -> None:
+    """Show the variants a search tried and the one it chose."""
+    for title, rows in document["tables"].items():
+        columns = list(rows[0]) if rows else []
+        emit_table(title, columns, [[row[c] for c in columns] for row in rows])
+    for line in document["summary"]:
+        stdout().print(line, highlight=False, markup=False)
+
+
+def explanation(document: Mapping[str, Any], everything: bool) -> None:
+    """Show operation counts, what merged, and what was refused with its reason and node."""
+    counts = document["operations"].items()
+    changed = [(op, n["before"], n["after"]) for op, n in counts if everything or n["before"] != n["after"]]
+    emit_table(f"{document['model']}: operations", ("operation", "before", "after"), changed)
+    attempts: Sequence[Mapping[str, Any]] = document["attempts"]
+    merged = [a for a in attempts if a["outcome"] == "merged"]
+    rows = [
+        (_site(a), _ops(a["before"]), _ops(a["after"]), a["exactness"]) for a in _first(merged, everything)
+    ]
+    emit_table(f"merged: {len(merged)} regions", ("where", "before", "after", "exactness"), rows)
+    for outcome in ("kept", "refused"):
+        left = [a for a in attempts if a["outcome"] == outcome]
+        reasons = [(_site(a), a["node"], a["reason"]) for a in _first(left, everything)]
+        emit_table(f"{outcome}: {len(left)} regions", ("where", "node", "reason"), reasons)
+    gained = document["gained_macs_by_prior"] / 1e6
+    stdout().print(
+        f"The merges save {gained:.1f} M multiply-accumulates by the roofline prior.", highlight=False
+    )
+
+
+def devices(document: Mapping[str, Any]) -> None:
+    """Show the list of devices, or one device."""
+    if "devices" in document:
+        emit_table("devices that can be reached", ("device",), [(d["device"],) for d in document["devices"]])
+        return
+    emit_table(
+        str(document["device"]), ("", ""), [*_flat(document["fingerprint"]), *_flat(document["state"])]
+    )
+
+
+def profiles(document: Mapping[str, Any]) -> None:
+    """Show the list of profiles, or one profile."""
+    if "profiles" in document:
+        rows = [
+            (p["profile"], p["transport"], ", ".join(p["targets"]), p["description"])
+            for p in document["profiles"]
+        ]
+        emit_table("device profiles", ("profile", "transport", "targets", "description"), rows)
+        return
+    emit_table(f"{document['name']}: valid", ("", ""), list(_flat({**document, "schema": None})))
+
+
+def _tensor(spec: Mapping[str, Any]) -> str:
+    return f"{spec['name']} {'x'.join(map(str, spec['shape']))} {spec['dtype']}"
+
+
+def _total(manifest: Mapping[str, Any], when: str) -> int:
+    return sum(count[when] for count in manifest["operations"].values())
+
+
+def _sets(check: Mapping[str, Any]) -> int:
+    return len({c["inputs"] for c in check["comparisons"]})
+
+
+def _site(attempt: Mapping[str, Any]) -> str:
+    return str(attempt["site"] or attempt["root"])
+
+
+def _ops(names: Sequence[str]) -> str:
+    """Say `conv2d 3x3, 4 x batch_norm, 3 x add` for a list of operations."""
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return ", ".join(name if n == 1 else f"{n} x {name}" for name, n in counts.items()) or "nothing"
+
+
+def _first(attempts: Sequence[Mapping[str, Any]], everything: bool) -> Sequence[Mapping[str, Any]]:
+    return attempts if everything else attempts[:SHOWN]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif value not in (None, "", (), []):
+            yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def _label(name: str) -> str:
+    return {"low": "95% interval, low", "high": "95% interval, high", "first": "first run"}.get(name, name)

@@ -1,0 +1,68 @@
+"""What merged, what was refused and why, and what it bought."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from compiler.errors import UsageError
+from compiler.ir.graph import Graph
+from edgewright.artifact import read_artifact
+from edgewright.attempts import attempt_documents, gained_macs
+from edgewright.models import load_model
+from edgewright.stages import Progress, prepare, silent
+
+SCHEMA = "edgewright.explanation/1"
+
+
+def explain(
+    model: Any, inputs: Any = None, *, randomize: int | None = None, progress: Progress = silent
+) -> dict[str, Any]:
+    """Return the merge engine's account of a model, or of an artifact folder, as JSON values.
+
+    `attempts` lists each region with its outcome, reason, the node to blame and its costs in
+    multiply-accumulates of the roofline prior. `operations` counts operations before and after,
+    where the model is at hand.
+
+    Raises UsageError for what is neither a model nor an artifact folder, and
+    UnsupportedModelError for a model that cannot be imported.
+    """
+    if isinstance(model, str | Path) and Path(model).is_dir():
+        return _of_artifact(Path(model))
+    loaded = load_model(str(model) if isinstance(model, Path) else model, inputs, randomize=randomize)
+    prepared = prepare(loaded, progress)
+    before, after = prepared.stages[0].graph, prepared.graph
+    document = _document(loaded.spec, attempt_documents(prepared.attempts))
+    return {**document, "operations": operation_counts(before, after)}
+
+
+def operation_counts(before: Graph, after: Graph) -> dict[str, dict[str, int]]:
+    """Return, for each operation of either graph, how often it occurs before and after."""
+    first, last = before.histogram(), after.histogram()
+    names = sorted({*first, *last}, key=lambda op: (-first.get(op, 0), op))
+    return {op: {"before": first.get(op, 0), "after": last.get(op, 0)} for op in names}
+
+
+def _of_artifact(folder: Path) -> dict[str, Any]:
+    artifact = read_artifact(folder)
+    path = artifact.folder / "attempts.json"
+    try:
+        attempts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}; compile it again") from error
+    document = _document(str(artifact.manifest["model"]), attempts)
+    return {
+        **document,
+        "operations": artifact.manifest["operations"],
+        "lowering": artifact.manifest["lowering"],
+    }
+
+
+def _document(model: str, attempts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "model": model,
+        "attempts": attempts,
+        "gained_macs_by_prior": gained_macs(attempts),
+    }

@@ -1,0 +1,105 @@
+"""Input shapes as text, and input values drawn from a seed.
+
+`1x3x224x224` is a float32 tensor; `ids=1x128:int64` names the argument and its dtype. A seeded
+input keeps the character of the example it replaces: floats keep its mean and deviation, and
+integers and booleans are redrawn from its own values, so that token ids stay inside a vocabulary.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from compiler.errors import UsageError
+
+_TEXT = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:x\d+)*)(?::(?P<dtype>\w+))?\Z")
+_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+    "int8": torch.int8,
+    "uint8": torch.uint8,
+    "int32": torch.int32,
+    "int64": torch.int64,
+    "bool": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Shape and dtype of one input; `name` is the argument's name where it was given."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    name: str | None = None
+
+    def draw(self, generator: torch.Generator) -> torch.Tensor:
+        """Return a tensor of this shape: normal floats, or integers 0 and 1."""
+        if self.dtype.is_floating_point:
+            return torch.randn(self.shape, generator=generator).to(self.dtype)
+        return torch.randint(0, 2, self.shape, generator=generator).to(self.dtype)
+
+
+def parse_input(text: str) -> InputSpec:
+    """Read `[name=]AxBxC[:dtype]`; raises UsageError saying what would be accepted."""
+    match = _TEXT.match(text.strip())
+    if match is None:
+        raise UsageError(f"--input {text!r} is not a shape: write 1x3x224x224, or name=1x128:int64")
+    dtype = match["dtype"] or "float32"
+    if dtype not in _DTYPES:
+        raise UsageError(f"--input {text!r}: unknown dtype {dtype!r}, known: {', '.join(_DTYPES)}")
+    return InputSpec(tuple(int(d) for d in match["shape"].split("x")), _DTYPES[dtype], match["name"])
+
+
+def draw_call(specs: Sequence[InputSpec], seed: int = 0) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return `(args, kwargs)` drawn for input specs; named ones become keyword arguments."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [(spec.name, spec.draw(generator)) for spec in specs]
+    args = tuple(tensor for name, tensor in drawn if name is None)
+    return args, {name: tensor for name, tensor in drawn if name is not None}
+
+
+def redraw(call: tuple[Any, Mapping[str, Any]], seed: int, batch: int | None = None) -> tuple[Any, Any]:
+    """Return a call like `call` with other values, and another batch size where one is given."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn: tuple[Any, Any] = pytree.tree_map(
+        lambda leaf: _like(leaf, generator, batch), (call[0], dict(call[1]))
+    )
+    return drawn
+
+
+def describe(call: tuple[Any, Mapping[str, Any]]) -> str:
+    """Return the shapes and dtypes of a call in the words of `--input`."""
+    args = [_describe_leaf(leaf) for leaf in pytree.tree_leaves(call[0])]
+    kwargs = [f"{name}={_describe_leaf(leaf)}" for name, leaf in call[1].items()]
+    return ", ".join([*args, *kwargs]) or "no inputs"
+
+
+def _describe_leaf(leaf: Any) -> str:
+    if not isinstance(leaf, torch.Tensor):
+        return repr(leaf)
+    return f"{'x'.join(map(str, leaf.shape)) or 'scalar'}:{str(leaf.dtype).removeprefix('torch.')}"
+
+
+def _like(leaf: Any, generator: torch.Generator, batch: int | None) -> Any:
+    if not isinstance(leaf, torch.Tensor) or not leaf.numel():
+        return leaf
+    shape = leaf.shape if batch is None or not leaf.dim() else (batch, *leaf.shape[1:])
+    if not leaf.is_floating_point():
+        count = torch.Size(shape).numel()
+        return leaf.reshape(-1)[torch.randint(leaf.numel(), (count,), generator=generator)].reshape(shape)
+    mean, deviation = _moments(leaf)
+    return (torch.randn(shape, generator=generator) * deviation + mean).to(leaf.dtype)
+
+
+def _moments(leaf: torch.Tensor) -> tuple[float, float]:
+    wide = leaf.double()
+    mean, deviation = float(wide.mean()), float(wide.std(correction=0))
+    usable = torch.isfinite(wide).all() and deviation > 0
+    return (mean, deviation) if usable else (0.0, 1.0)

@@ -1,0 +1,81 @@
+"""A model in hand: something to call, and inputs to call it with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A module in eval mode, or an exported program, with example inputs.
+
+    `args` and `kwargs` are the example call; `spec` is the text that named the model, or its
+    class; `expected` says what inputs it was written for, where that is known; `batch` is the
+    largest batch of a dynamic first dimension, None where the batch is fixed.
+    """
+
+    source: torch.nn.Module | torch.export.ExportedProgram
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    spec: str = ""
+    expected: str = ""
+    batch: int | None = None
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The module to call: the model itself, or what the exported program unlifts to."""
+        if isinstance(self.source, torch.export.ExportedProgram):
+            return self.source.module()
+        return self.source
+
+    def dynamic_shapes(self) -> Any:
+        """Return torch.export's `dynamic_shapes` for a dynamic batch, None for fixed shapes."""
+        if self.batch is None:
+            return None
+        batch = torch.export.Dim("batch", min=1, max=self.batch)
+
+        def mark(leaf: Any) -> Any:
+            return {0: batch} if isinstance(leaf, torch.Tensor) and leaf.dim() else None
+
+        return (*pytree.tree_map(mark, self.args), *pytree.tree_map(mark, dict(self.kwargs)).values())
+
+    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+        """Run the original model in its own precision; returns the flat outputs."""
+        return call_flat(self.module, args, kwargs)
+
+    def call_double(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+        """Run a float64 copy of the original model; returns the flat outputs.
+
+        Raises RuntimeError where the model fixes float32 inside and cannot run in float64.
+        """
+        double = copy.deepcopy(self.module).double()
+        wide = pytree.tree_map(_double, (args, dict(kwargs)))
+        return call_flat(double, *wide)
+
+
+def call_flat(module: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Call a module without gradients and flatten what it returns; its buffers are put back after."""
+    buffers = list(module.buffers()) if isinstance(module, torch.nn.Module) else []
+    before = [b.clone() for b in buffers]
+    with torch.no_grad():
+        own = pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, (args, dict(kwargs)))
+        flat = pytree.tree_leaves(module(*own[0], **own[1]))
+        result = [x.detach().clone() if isinstance(x, torch.Tensor) else x for x in flat]
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+    return result
+
+
+def tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """Return the tensors of a call in flat order: the order of a graph's inputs."""
+    return [x for x in pytree.tree_leaves((args, dict(kwargs))) if isinstance(x, torch.Tensor)]
+
+
+def _double(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf

@@ -1,0 +1,132 @@
+"""Measure an artifact on a device, with every raw sample kept in the measurement database."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from compiler.device import Device, DeviceProfile
+from compiler.errors import UnstableMeasurementError
+from compiler.records import Artifact, Measurement
+from compiler.target import Target
+from devices import open_device
+from devices.benchmark import Candidate, measure
+from devices.benchmark import Progress as Event
+from devices.database import MeasurementDatabase
+from edgewright.artifact import read_artifact
+from edgewright.recipe import resolve
+from edgewright.stages import Progress, silent
+
+SCHEMA = "edgewright.measurement/1"
+UNITS = {"wall": "ns", "cpu": "ns", "instructions": "count"}
+
+
+def profile(
+    artifact: Artifact | str | Path,
+    device: str = "local",
+    *,
+    profile: str | DeviceProfile | None = None,
+    database: str | Path | MeasurementDatabase = "sqlite://",
+    allow_unstable: bool = False,
+    reuse: bool = False,
+    progress: Progress = silent,
+) -> Measurement:
+    """Measure an artifact's latency on a device.
+
+    Args:
+        artifact: what `compile` returned, or its folder.
+        device: `local`, or a device from `edgewright devices`.
+        profile: how to run; the profile the artifact was compiled for by default.
+        database: where raw samples are kept: a path, an SQLAlchemy URL, an open database, or
+            `sqlite://` (the default) to keep nothing. An interrupted measurement goes on where it stopped.
+        allow_unstable: return an unsteady reading, marked as such, in place of raising.
+        reuse: return the newest stable measurement of the same artifact and conditions, if any.
+        progress: called with what happens.
+
+    Raises:
+        UsageError: the folder is no artifact, or the profile or database cannot be read.
+        DeviceError: the device is missing, lost, or not the one the profile expects.
+        UnstableMeasurementError: the reading is not steady enough to decide on.
+    """
+    built = artifact if isinstance(artifact, Artifact) else read_artifact(artifact)
+    target, found = resolve(profile or str(built.manifest["profile"]), str(built.manifest["target"]))
+    chosen = open_device(device)
+    one = candidate(built, target, found)
+    if isinstance(database, MeasurementDatabase):
+        measurement = _measure(one, chosen, found, database, progress, reuse)
+    else:
+        with MeasurementDatabase(database) as opened:
+            measurement = _measure(one, chosen, found, opened, progress, reuse)
+    if not (measurement.stable or allow_unstable):
+        raise _unstable(measurement)
+    return measurement
+
+
+def candidate(artifact: Artifact, target: Target, profile: DeviceProfile, label: str = "") -> Candidate:
+    """Return an artifact as something to measure; `label` names it in progress, the model by default."""
+    manifest: Any = artifact.manifest
+    return Candidate(
+        label=label or str(manifest["model"]),
+        artifact_digest=artifact.digest,
+        graph_digest=manifest["graph_digest"],
+        plan_digest=manifest["plan_digest"],
+        spec=target.run_spec(artifact, profile),
+        plan=manifest["plan"],
+        target={"target": target.name, **manifest["versions"]},
+    )
+
+
+def measurement_document(measurement: Measurement, model: str = "") -> dict[str, Any]:
+    """Return a measurement as JSON values; times carry their unit in the field's name."""
+    unit = UNITS[measurement.metric]
+    statistics = asdict(measurement.statistics)
+    count = statistics.pop("count")
+    return {
+        "schema": SCHEMA,
+        "model": model,
+        "device": measurement.device,
+        "fingerprint": dict(measurement.fingerprint),
+        "profile": measurement.profile,
+        "metric": measurement.metric.value,
+        "threads": measurement.threads,
+        "stable": measurement.stable,
+        "throttled": measurement.throttled,
+        "rounds": len(measurement.rounds),
+        "samples": count,
+        **{f"{name}_{unit}": value for name, value in statistics.items()},
+        "interval_percent": 95,
+        "load_ns": measurement.load_ns,
+        "first_ns": measurement.first_ns,
+        "artifact_digest": measurement.artifact_digest,
+        "graph_digest": measurement.graph_digest,
+        "plan_digest": measurement.plan_digest,
+        "profile_digest": measurement.profile_digest,
+        "protocol_digest": measurement.protocol_digest,
+    }
+
+
+def _measure(
+    one: Candidate,
+    device: Device,
+    profile: DeviceProfile,
+    database: MeasurementDatabase,
+    progress: Progress,
+    reuse: bool,
+) -> Measurement:
+    def tell(event: Event) -> None:
+        so_far = f", median {event.statistics.median:.6g}" if event.statistics else ""
+        progress(f"{event.event}: {event.rounds} rounds{so_far}")
+
+    return measure([one], device, profile, database, tell, reuse=reuse)[0]
+
+
+def _unstable(measurement: Measurement) -> UnstableMeasurementError:
+    statistics = measurement.statistics
+    unit = UNITS[measurement.metric]
+    return UnstableMeasurementError(
+        f"the reading on {measurement.device} is not steady: median {statistics.median:.6g} {unit}, 95% "
+        f"interval {statistics.low:.6g} to {statistics.high:.6g} over {len(measurement.rounds)} rounds"
+        f"{' with throttling' if measurement.throttled else ''}. Quieten the device, raise [protocol] "
+        f"max_seconds in the profile, or take it as it is with --allow-unstable"
+    )

@@ -1,0 +1,70 @@
+"""Run an artifact on given inputs in its own runtime, on the local device."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compiler.device import DeviceProfile, Session
+from compiler.errors import DeviceError
+from compiler.records import Artifact
+from compiler.target import Target
+from devices import open_device
+from devices.runner import start_runner
+
+
+def infer(
+    artifact: Artifact,
+    target: Target,
+    profile: DeviceProfile,
+    calls: Sequence[Sequence[torch.Tensor]],
+    fresh: bool = False,
+) -> list[list[torch.Tensor]]:
+    """Return the outputs for each list of flat input tensors.
+
+    `fresh` starts the runner anew for each call, for programs that keep state between calls.
+    Raises DeviceError when the runner fails.
+    """
+    device = open_device("local")
+    results = []
+    session: Session | None = None
+    try:
+        for call in calls:
+            if session is None:
+                session = start_runner(device, target.run_spec(artifact, profile), profile.affinity)
+            results.append(_infer_once(session, call))
+            if fresh:
+                session.close()
+                session = None
+    finally:
+        if session is not None:
+            session.close()
+    return results
+
+
+def _infer_once(session: Session, call: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as name:
+        folder = Path(name)
+        files = [_write(folder / f"input{i}.bin", tensor) for i, tensor in enumerate(call)]
+        answer = session.request({"do": "infer", "inputs": files, "outputs": str(folder)})
+        outputs = answer.get("outputs")
+        if not isinstance(outputs, list):
+            raise DeviceError(f"the runner answered {answer} where outputs were expected")
+        return [_read(output) for output in outputs]
+
+
+def _write(path: Path, tensor: torch.Tensor) -> str:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    path.write_bytes(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return str(path)
+
+
+def _read(output: dict[str, Any]) -> torch.Tensor:
+    data = bytearray(Path(output["path"]).read_bytes())
+    dtype = getattr(torch, output["dtype"])
+    flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+    return flat.reshape(output["shape"])

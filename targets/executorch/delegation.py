@@ -1,0 +1,98 @@
+"""What the SDK says in its own terms, said again in the user's: delegation and failures.
+
+An FX node of the lowered program remembers the IR node it came from (`meta["custom"]["ir_node"]`),
+and an IR node the module of the user's model.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from torch.export import ExportedProgram
+
+from compiler.ir.graph import Graph
+
+_LIMIT = 300
+
+
+def report(program: ExportedProgram, graph: Graph | None = None) -> dict[str, Any]:
+    """Return `delegates`, `delegated_ops`, `outside_ops` and `outside` of a partitioned program.
+
+    `outside` lists each op left to a portable kernel with its count, the IR nodes and the modules
+    it came from, most frequent first.
+    """
+    outside: dict[str, dict[str, Any]] = {}
+    delegates = delegated = 0
+    for node in program.graph_module.graph.nodes:
+        if node.op != "call_function" or node.target is operator.getitem:
+            continue
+        if node.target.__name__ == "executorch_call_delegate":
+            delegates += 1
+            delegated += _size(program, node)
+            continue
+        entry = outside.setdefault(_op(node), {"op": _op(node), "count": 0, "nodes": [], "modules": []})
+        entry["count"] += 1
+        _append(entry["nodes"], origin(node))
+        _append(entry["modules"], module(node, graph))
+    rows = sorted(outside.values(), key=lambda row: (-row["count"], row["op"]))
+    total = sum(row["count"] for row in rows)
+    return {"delegates": delegates, "delegated_ops": delegated, "outside_ops": total, "outside": rows}
+
+
+def origin(node: Any) -> str:
+    """Return the IR node an FX node came from, or the FX node's own name."""
+    custom = node.meta.get("custom") or {}
+    return str(custom.get("ir_node", node.name))
+
+
+def module(node: Any, graph: Graph | None) -> str:
+    """Return the module path behind an FX node, '' where unknown."""
+    name = origin(node)
+    return graph.node(name).origin if graph is not None and name in graph else ""
+
+
+def blame(error: BaseException, program: ExportedProgram, graph: Graph | None) -> str:
+    """Return one short sentence on an SDK error: the node and module where it says so, and its message."""
+    text = _message(error)
+    nodes = {n.name: n for n in program.graph.nodes if n.op == "call_function"}
+    words = re.findall(r"[a-z][a-z0-9_]*", " ".join(_messages(error)))
+    found = next((nodes[word] for word in words if word in nodes), None)
+    if found is None:
+        return text
+    where = module(found, graph)
+    return f"at node {origin(found)!r}{f' in module {where!r}' if where else ''} ({found.target}): {text}"
+
+
+def _messages(error: BaseException) -> Iterator[str]:
+    link: BaseException | None = error
+    while link is not None:
+        yield str(link)
+        link = link.__cause__ or link.__context__
+
+
+def _message(error: BaseException) -> str:
+    """Return the innermost error's first words: the outer ones repeat it with a dump of the graph."""
+    innermost = error
+    while innermost.__cause__ is not None:
+        innermost = innermost.__cause__
+    text = " ".join(str(innermost).split())
+    text = f"{type(innermost).__name__}: {text}" if text else type(innermost).__name__
+    return text if len(text) <= _LIMIT else text[:_LIMIT] + "..."
+
+
+def _op(node: Any) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _size(program: ExportedProgram, node: Any) -> int:
+    lowered = getattr(program.graph_module, node.args[0].target)
+    nodes = lowered.original_module.graph_module.graph.nodes
+    return sum(n.op == "call_function" and n.target is not operator.getitem for n in nodes)
+
+
+def _append(items: list[str], item: str) -> None:
+    if item and item not in items:
+        items.append(item)

@@ -1,0 +1,210 @@
+"""Compiling with a runtime that is torch itself: what is written, what is refused, who is blamed."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import edgewright.check
+import edgewright.recipe
+import edgewright.stages
+from compiler.errors import FallbackError, NumericError, UnsupportedModelError, UsageError
+from compiler.evaluate import evaluate
+from compiler.ir.edit import Editor
+from compiler.ir.graph import Kind
+from compiler.ir.text import parse_graph
+from compiler.plan import Decision, Plan
+from edgewright.artifact import read_artifact
+from edgewright.compilation import compile
+from edgewright.explanation import explain
+
+
+class Lowered:
+    files = ("model.bin",)
+    report = {"delegated_ops": 1, "outside_ops": 2, "outside": [{"op": "aten.sin", "count": 2}]}  # noqa: RUF012
+
+
+class TorchTarget:
+    """Runs the graph it lowered with torch, off by `error`."""
+
+    name = "executorch"  # the name the host profile knows
+    error = 0.0
+
+    def installed(self):
+        return None
+
+    def versions(self):
+        return {"torch": torch.__version__}
+
+    def lower(self, graph, profile, folder):
+        self.graph = graph
+        (folder / "model.bin").write_bytes(b"program")
+        return Lowered
+
+    def infer(self, artifact, target, profile, calls, fresh=False):
+        assert (artifact.folder / "model.bin").exists()
+        return [[r + self.error for r in evaluate(self.graph, call)] for call in calls]
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return torch.relu(self.norm(self.conv(x)))
+
+
+@pytest.fixture
+def target(monkeypatch):
+    one = TorchTarget()
+    monkeypatch.setattr(edgewright.recipe, "get_target", lambda name: one)
+    monkeypatch.setattr(edgewright.check, "infer", one.infer)
+    return one
+
+
+@pytest.fixture
+def build(target, tmp_path):
+    torch.manual_seed(0)
+
+    def run(model=None, inputs=None, **options):
+        inputs = torch.randn(1, 3, 8, 8) if inputs is None else inputs
+        model = Net().eval() if model is None else model
+        return compile(model, inputs=inputs, out=tmp_path / "out", **{"randomize": 3, **options})
+
+    return run
+
+
+def test_the_artifact_says_what_it_is(build, tmp_path):
+    artifact = build()
+    manifest = artifact.manifest
+    assert read_artifact(tmp_path / "out").manifest == manifest
+    assert manifest["schema"] == "edgewright.artifact/1"
+    assert manifest["inputs"] == [{"name": "x", "shape": [1, 3, 8, 8], "dtype": "float32"}]
+    assert manifest["outputs"][0]["shape"] == [1, 4, 8, 8]
+    assert manifest["merges"]["merged"] == 1
+    assert manifest["operations"]["aten.batch_norm.default"] == {"before": 1, "after": 0}
+    assert manifest["verification"]["passed"]
+    assert {c["inputs"] for c in manifest["verification"]["comparisons"]} == {"example", "seed 1", "seed 2"}
+    assert manifest["sizes_bytes"] == {"model.bin": 7}
+    for key in ("graph_digest", "plan_digest", "profile_digest", "artifact_digest"):
+        assert len(manifest[key]) == 16
+
+
+def test_the_folder_holds_the_graph_and_the_attempts(build):
+    folder = build().folder
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "attempts.json",
+        "graph.txt",
+        "manifest.json",
+        "model.bin",
+        "plan.txt",
+    ]
+    assert "aten.conv2d.default" in {n.op for n in parse_graph((folder / "graph.txt").read_text()).ops()}
+    assert json.loads((folder / "attempts.json").read_text())[0]["outcome"] == "merged"
+    assert explain(folder)["attempts"] == json.loads((folder / "attempts.json").read_text())
+
+
+def test_building_twice_gives_the_same_digests(build):
+    model, x = Net().eval(), torch.randn(1, 3, 8, 8)
+    first, second = build(model, x).manifest, build(model, x).manifest
+    assert {k: first[k] for k in first if k.endswith("digest")} == {
+        k: second[k] for k in second if k.endswith("digest")
+    }
+
+
+def test_a_runtime_that_computes_something_else_is_blamed(build, target, tmp_path):
+    target.error = 1e-2
+    with pytest.raises(NumericError, match="first differ at stage 'lower:executorch'"):
+        build()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pass_that_computes_something_else_is_blamed(build, monkeypatch, tmp_path):
+    def break_bias(graph):
+        editor = Editor(graph)
+        conv = next(n for n in graph.ops() if "conv" in n.op)
+        bias = conv.operand("bias")
+        editor.graph.constants[bias.node] = type(graph.constants[bias.node])(graph.constant(bias) + 0.01)
+        return editor.finish()
+
+    steps = (*edgewright.stages.PIPELINE, ("break_bias", break_bias), ("nothing", lambda graph: graph))
+    monkeypatch.setattr(edgewright.stages, "PIPELINE", steps)
+    with pytest.raises(NumericError, match="first differ at stage 'break_bias'"):
+        build()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_merge_that_computes_something_else_is_blamed(build, monkeypatch):
+    def merge_wrongly(graph):
+        merged, attempts = honest(graph)
+        editor = Editor(merged)
+        name = next(n.name for n in merged.nodes() if n.kind is Kind.CONSTANT)
+        editor.graph.constants[name] = type(merged.constants[name])(merged.constants[name].tensor * 1.001)
+        return editor.finish(), attempts
+
+    honest = edgewright.stages.merge
+    monkeypatch.setattr(edgewright.stages, "merge", merge_wrongly)
+    with pytest.raises(NumericError, match="first differ at stage 'merge'"):
+        build()
+
+
+def test_a_missing_output_fails(build, target, monkeypatch):
+    monkeypatch.setattr(edgewright.check, "infer", lambda *_, **__: [[], [], []])
+    with pytest.raises(NumericError, match="returns 0 tensors"):
+        build()
+
+
+def test_too_much_fallback_fails(build, tmp_path):
+    with pytest.raises(
+        FallbackError, match=r"2 operations stay outside the delegate, 1 are allowed: aten\.sin"
+    ):
+        build(max_fallback=1)
+    assert list(tmp_path.iterdir()) == []
+    assert build(max_fallback=2)
+
+
+def test_a_plan_that_keeps_everything_is_the_float_model(build):
+    model, plan = Net().eval(), Plan((Decision("segment:model", "precision", "float32"),))
+    plain = build(model, randomize=None).manifest
+    kept = build(model, randomize=None, plan=plan).manifest
+    assert kept["plan_digest"] != plain["plan_digest"]
+    assert kept["graph_digest"] == plain["graph_digest"]
+
+
+def test_a_plan_that_quantizes_needs_batches(build, tmp_path):
+    with pytest.raises(UsageError, match="--calibration"):
+        build(plan=Plan((Decision("segment:model", "precision", "int8"),)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", [7, [1, 2], None])
+def test_what_is_no_model_is_told(given, tmp_path):
+    with pytest.raises(UsageError, match="is no model"):
+        compile(given, out=tmp_path / "out")
+
+
+def test_a_module_in_training_mode_is_refused(build):
+    with pytest.raises(UnsupportedModelError, match=r"\.eval\(\)"):
+        build(Net())
+
+
+def test_a_model_that_names_float32_in_its_code_is_still_checked(build):
+    class Fixed(Net):
+        def forward(self, x):
+            return super().forward(x) @ torch.ones(8, 8, dtype=torch.float32)
+
+    comparisons = build(Fixed().eval()).manifest["verification"]["comparisons"]
+    assert {c["reference"] for c in comparisons} == {"imported graph in float64"}
+
+
+def test_several_outputs_in_a_dict_and_keyword_inputs(build):
+    class Pair(nn.Module):
+        def forward(self, x, scale=1.0, *, shift):
+            return {"sum": x + shift, "label": (x * scale).argmax(-1)}
+
+    artifact = build(Pair().eval(), {"x": torch.randn(2, 5), "shift": torch.randn(5)})
+    assert [i["name"] for i in artifact.manifest["inputs"]] == ["x", "shift"]
+    assert [o["dtype"] for o in artifact.manifest["outputs"]] == ["float32", "int64"]

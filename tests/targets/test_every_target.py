@@ -1,0 +1,189 @@
+"""What every target must do, written once: outputs against float64, reports, and the runner's manners."""
+
+import pytest
+import torch
+from torch import nn
+
+from compiler.errors import UnsupportedModelError
+from compiler.frontends.torch_export import import_model
+from targets import get_target, list_targets
+
+
+@pytest.fixture(params=list_targets())
+def target(request):
+    return get_target(request.param)
+
+
+def normalised(module, seed=0):
+    """Random BatchNorm statistics and affine parameters."""
+    generator = torch.Generator().manual_seed(seed)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+            part.running_mean.normal_(generator=generator)
+            part.running_var.uniform_(0.3, 2.0, generator=generator)
+            nn.init.uniform_(part.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(part.bias, generator=generator)
+    return module.eval()
+
+
+class SharedConv(nn.Module):
+    """A detection head: one convolution, a BatchNorm for each level."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.first, self.second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x, y):
+        return self.first(self.conv(x)), self.second(self.conv(y))
+
+
+class Colliding(nn.Module):
+    """Two parameters whose names are equal once dots become underscores."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.ModuleDict({"b": nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))})
+        self.a_b = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
+
+    def forward(self, x):
+        return self.a_b(self.a["b"](x).relu())
+
+
+class Attention(nn.Module):
+    """Self-attention as vision transformers write it: unbind, layer norm, a class token."""
+
+    def __init__(self, width=16, heads=2):
+        super().__init__()
+        self.heads = heads
+        self.norm, self.qkv = nn.LayerNorm(width), nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x):
+        b, n, c = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return (x + self.out(y.transpose(1, 2).reshape(b, n, c)))[:, 0]
+
+
+class Gate(nn.Module):
+    """Squeeze and excite, pools and means of each kind, activations."""
+
+    def __init__(self):
+        super().__init__()
+        self.reduce, self.expand = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+
+    def forward(self, x):
+        f = nn.functional
+        gate = f.hardsigmoid(self.expand(f.silu(self.reduce(x.mean((2, 3), keepdim=True)))))
+        y = f.avg_pool2d(f.hardswish(x * gate), 2)
+        z = f.avg_pool2d(y, 3, stride=1, padding=1) + f.interpolate(f.max_pool2d(y, 2), size=(4, 4))
+        return f.adaptive_avg_pool2d(y + z, 1).flatten(1) + f.gelu(z.mean((2, 3)))
+
+
+class Integers(nn.Module):
+    """Integer inputs, an integer output, and one that is an input."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(10, 4)
+
+    def forward(self, tokens, x):
+        return self.table(tokens) + x, tokens + 1
+
+
+SQUARE = (1, 4, 8, 8)
+CASES = {
+    "digit names": (lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU()), [SQUARE]),
+    "one conv, two norms": (SharedConv, [SQUARE, SQUARE]),
+    "colliding names": (Colliding, [SQUARE]),
+    "norm before conv": (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1)), [SQUARE]),
+    "norm of rank 2": (lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5)), [(3, 4)]),
+    "norm of rank 3": (lambda: nn.Sequential(nn.Conv1d(4, 5, 3), nn.BatchNorm1d(5)), [(2, 4, 9)]),
+    "attention": (Attention, [(2, 5, 16)]),
+    "gates and pools": (Gate, [(2, 8, 8, 8)]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_runtime_computes_what_the_model_does(case, target, lower, imports):
+    make, shapes = CASES[case]
+    inputs = [torch.randn(shape) for shape in shapes]
+    assert lower(target, imports(normalised(make()), *inputs)).error(*inputs) < 1e-5
+
+
+def test_integers_go_in_and_out(target, lower, imports):
+    tokens, x = torch.tensor([[1, 9, 3]]), torch.randn(1, 3, 4)
+    lowered = lower(target, imports(Integers(), tokens, x))
+    assert lowered.error(tokens, x) < 1e-6
+    assert torch.equal(lowered.infer(tokens, x)[1], tokens + 1)
+
+
+def test_executing_again_does_not_change_the_outputs(target, lower, imports):
+    x = torch.randn(SQUARE)
+    lowered = lower(target, imports(normalised(Colliding()), x))
+    first, later = lowered.infer(x), lowered.infer(x, before=[{"do": "time", "iterations": 20}])
+    assert all(torch.equal(a, b) for a, b in zip(first, later, strict=True))
+
+
+def test_the_runner_speaks_the_protocol(target, lower, imports):
+    lowered = lower(target, imports(normalised(Colliding()), torch.randn(SQUARE)))
+    short = lowered.folder / "short.bin"
+    short.write_bytes(b"1234")
+    answers, code = lowered.talk(
+        {"do": "time", "iterations": 4},
+        {"do": "time_for", "seconds": 0.0, "min": 3},
+        {"do": "fly"},
+        "not json\n",
+        {"do": "infer", "inputs": [str(short)], "outputs": str(lowered.folder)},
+        {"do": "infer", "inputs": [], "outputs": str(lowered.folder)},
+        {"do": "time", "iterations": 1},
+        {"do": "exit"},
+        {"do": "time", "iterations": 1},
+    )
+    ready, timed, least, *errors, after = answers
+    assert code == 0 and ready["event"] == "ready" and ready["threads"] == 1 and ready["load_ns"] > 0
+    assert len(timed["wall_ns"]) == len(timed["cpu_ns"]) == 4 and len(least["wall_ns"]) == 3
+    assert all(isinstance(ns, int) and ns > 0 for ns in timed["wall_ns"])
+    assert [list(e) for e in errors] == [["error"]] * 4 and "'fly'" in errors[0]["error"]
+    assert "1024 bytes" in errors[2]["error"] and "takes 1 inputs" in errors[3]["error"]
+    assert len(after["wall_ns"]) == 1, "the runner must stay up after an error and end at exit"
+
+
+def test_a_program_that_cannot_be_loaded_is_said_on_stdout(target, lower, imports):
+    lowered = lower(target, imports(normalised(Colliding()), torch.randn(SQUARE)))
+    lowered.spec().files["program"].write_bytes(b"no program")
+    answers, code = lowered.talk()
+    assert code == 1 and list(answers[0]) == ["error"]
+
+
+def test_the_report_counts_what_fell_outside_by_module(target, lower, imports):
+    report = lower(target, imports(Attention(), torch.randn(2, 5, 16))).report
+    assert report["delegates"] > 0 and report["delegated_ops"] > report["outside_ops"]
+    assert "norm" in {m for row in report["outside"] for m in row["modules"]}
+    assert sum(row["count"] for row in report["outside"]) == report["outside_ops"]
+
+
+def test_what_the_runtime_cannot_run_is_refused_by_name(target, lower):
+    class Histogram(nn.Module):
+        def forward(self, x):
+            return torch.histc(x, 4)
+
+    graph = import_model(Histogram().eval(), (torch.randn(8),))
+    with pytest.raises(UnsupportedModelError, match="histc") as caught:
+        lower(target, graph)
+    assert len(str(caught.value)) < 600
+
+
+def test_lowering_keeps_the_graph_and_prints_nothing(target, lower, imports, capfd):
+    graph = imports(normalised(SharedConv()), torch.randn(SQUARE), torch.randn(SQUARE))
+    before = graph.copy()
+    lower(target, graph)
+    assert graph == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_installed_sdk_says_its_versions(target):
+    assert target.installed() is None
+    assert all(target.versions().values())

@@ -28,7 +28,7 @@ def export_graph(graph: Graph) -> ExportedProgram:
     """Return the graph as an exported program with equal numerics and clean names."""
     module = GraphModule(graph)
     args, kwargs = fold_inputs(graph, example_inputs(graph))
-    shapes = _dynamic_shapes(graph, args, kwargs)
+    shapes = dynamic_shapes_of(graph, args, kwargs)
     with warnings.catch_warnings(), torch.no_grad(), preserve_node_meta():
         warnings.simplefilter("ignore")
         return torch.export.export(module, args, kwargs, dynamic_shapes=shapes)
@@ -136,7 +136,8 @@ def fold_inputs(graph: Graph, flat: Sequence[Any]) -> tuple[tuple[Any, ...], dic
     return tuple(args), dict(kwargs)
 
 
-def _dynamic_shapes(graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def dynamic_shapes_of(graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return `torch.export`'s dynamic_shapes for the original call, None where all is static."""
     if not graph.symbols:
         return None
     # DYNAMIC raises where torch would fix a size, and finds the least size by itself.

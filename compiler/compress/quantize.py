@@ -20,7 +20,7 @@ from torch.fx.traceback import preserve_node_meta
 
 from compiler.compress.restore import restore
 from compiler.errors import UnsupportedModelError, UsageError
-from compiler.export import _dynamic_shapes, example_inputs, export_graph, fold_inputs
+from compiler.export import dynamic_shapes_of, example_inputs, export_graph, fold_inputs
 from compiler.frontends.torch_export import import_program
 from compiler.ir.graph import Graph, Node
 
@@ -153,4 +153,4 @@ def _quantized(
 def _exported(graph: Graph, module: torch.fx.GraphModule) -> Any:
     args, kwargs = fold_inputs(graph, example_inputs(graph))
     with preserve_node_meta():
-        return torch.export.export(module, args, kwargs, dynamic_shapes=_dynamic_shapes(graph, args, kwargs))
+        return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes_of(graph, args, kwargs))

@@ -53,6 +53,6 @@ def _operand(
 
 def site(graph: Graph, names: list[str]) -> str:
     """Return the module path that all the nodes share, or the first node's own."""
-    paths = [graph.node(n).origin for n in names]
-    parts = [p.split(".") for p in paths if p]
-    return ".".join(os.path.commonprefix(parts)) if parts else ""
+    paths = [p.split(".") for p in (graph.node(n).origin for n in names) if p]
+    shared = os.path.commonprefix(paths)
+    return ".".join(shared or (paths[0] if paths else []))

@@ -32,14 +32,14 @@ demo: $(READY)
 		--database $(DATABASE) --out $(OUT)/mobilenetv2_100
 
 test: $(READY)
-	$(BIN)/pytest -m "not slow and not device"
+	$(BIN)/pytest -n 2 -m "not slow and not device"
 
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m core
+	$(BIN)/pytest -n 2 -m core
 
 bench: $(READY)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -112,8 +112,8 @@ def main() -> None:
     table = {step: [seconds[step] for _, seconds in rows] for step in rows[0][1]}
     exponents = {step: exponent(nodes, seconds) for step, seconds in table.items()}
     if arguments.json:
-        document = {"schema": "edgewright.benchmark.ir_scaling/1", "nodes": nodes, "seconds": table, "exponent": exponents}
-        print(json.dumps(document))
+        document = {"nodes": nodes, "seconds": table, "exponent": exponents}
+        print(json.dumps({"schema": "edgewright.benchmark.ir_scaling/1"} | document))
         return
     print(f"{'seconds at nodes':>18}" + "".join(f"{n:>10}" for n in nodes) + f"{'exponent':>10}")
     for step, seconds in table.items():

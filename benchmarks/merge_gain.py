@@ -68,10 +68,12 @@ def _stock(module: torch.nn.Module, args: tuple[Any, ...], folder: Path) -> dict
     (folder / "model.pte").write_bytes(buffer)
     with torch.no_grad():
         output = module(*args)
-    specs = [{"name": "x", "shape": list(args[0].shape), "dtype": "float32"}], [
-        {"name": "y", "shape": list(output.shape), "dtype": "float32"}
+    specs = [
+        {"name": name, "shape": list(t.shape), "dtype": "float32"}
+        for name, t in (("x", args[0]), ("y", output))
     ]
-    document = {"schema": "edgewright.executorch.io/1", "inputs": specs[0], "outputs": specs[1], "kernels": []}
+    document = {"inputs": specs[:1], "outputs": specs[1:], "kernels": []}
+    document |= {"schema": "edgewright.executorch.io/1"}
     (folder / "io.json").write_text(json.dumps(document))
     nodes = [str(n.target) for n in program.run_decompositions({}).graph.nodes if n.op == "call_function"]
     return {
@@ -157,7 +159,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             " / ".join(str(r[f"{f}_convs"]) for f in FORMS),
             " / ".join(str(r[f"{f}_batch_norms"]) for f in FORMS),
             " / ".join(f"{r[f'{f}_seconds']:.1f}" for f in FORMS),
-            " / ".join(f"{r[f'{f}_median_ms']:.2f}{'' if r[f'{f}_stable'] else ' (unstable)'}" for f in FORMS),
+            " / ".join(
+                f"{r[f'{f}_median_ms']:.2f}{'' if r[f'{f}_stable'] else ' (unstable)'}" for f in FORMS
+            ),
             *(f"{m:.2f} [{a:.2f}, {b:.2f}]" for m, a, b in (r["stock_over_ours"], r["timm_over_ours"])),
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -166,7 +170,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Build, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=list(MODELS))
     parser.add_argument("--work", type=Path, default=Path("build/merge_gain"))
     parser.add_argument("--json", type=Path)
@@ -178,7 +182,8 @@ def main() -> None:
         return
     rows = [row(name, arguments.work) for name in arguments.models or MODELS]
     if arguments.json:
-        arguments.json.write_text(json.dumps({"schema": "edgewright.benchmark.merge_gain/1", "rows": rows}, indent=1))
+        document = {"schema": "edgewright.benchmark.merge_gain/1", "rows": rows}
+        arguments.json.write_text(json.dumps(document, indent=1))
     print(table(rows))
 
 

@@ -153,4 +153,5 @@ def _quantized(
 def _exported(graph: Graph, module: torch.fx.GraphModule) -> Any:
     args, kwargs = fold_inputs(graph, example_inputs(graph))
     with preserve_node_meta():
-        return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes_of(graph, args, kwargs))
+        shapes = dynamic_shapes_of(graph, args, kwargs)
+        return torch.export.export(module, args, kwargs, dynamic_shapes=shapes)

@@ -167,7 +167,7 @@ def test_too_much_fallback_fails(build, tmp_path):
 
 
 def test_a_plan_that_keeps_everything_is_the_float_model(build):
-    model, plan = Net().eval(), Plan((Decision("segment:model", "precision", "float32"),))
+    model, plan = Net().eval(), Plan((Decision("segment:conv", "precision", "float32"),))
     plain = build(model, randomize=None).manifest
     kept = build(model, randomize=None, plan=plan).manifest
     assert kept["plan_digest"] != plain["plan_digest"]
@@ -176,7 +176,7 @@ def test_a_plan_that_keeps_everything_is_the_float_model(build):
 
 def test_a_plan_that_quantizes_needs_batches(build, tmp_path):
     with pytest.raises(UsageError, match="--calibration"):
-        build(plan=Plan((Decision("segment:model", "precision", "int8"),)))
+        build(plan=Plan((Decision("segment:conv", "precision", "int8"),)))
     assert list(tmp_path.iterdir()) == []
 
 

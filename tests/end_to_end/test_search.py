@@ -1,0 +1,151 @@
+"""`edgewright search` with ExecuTorch underneath: interrupted, run again, replayed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgewright.cli import main
+
+MODEL = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 64, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.Conv2d(64, 64, 3, padding=1) for _ in range(5))
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        for block in self.blocks:
+            x = torch.relu(block(x))
+        return self.head(x.mean((2, 3)))
+
+
+def net():
+    return Net().eval(), (torch.zeros(1, 3, 24, 24),)
+
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(4, 3, 24, 24, generator=generator) for _ in range(4)]
+"""
+# Processor time: what else runs on the machine must not decide whether a test passes.
+PROFILE = """
+[device]
+name = "quick"
+[reach]
+transport = "local"
+[run]
+targets = ["executorch"]
+threads = 1
+[protocol]
+metric = "cpu"
+settle_s = 0.0
+warmup_s = 0.01
+warmup_max_s = 0.1
+round_s = 0.02
+min_rounds = 6
+max_rounds = 12
+unstable_width = 1.0
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("search")
+    (made / "net.py").write_text(MODEL)
+    (made / "quick.toml").write_text(PROFILE)
+    return made
+
+
+def arguments(folder: Path) -> list[str]:
+    net, profile = folder / "net.py", folder / "quick.toml"
+    return [
+        *("search", f"{net}:net", "--calibration", f"{net}:batches", "--profile", str(profile)),
+        *(
+            "--latency-budget",
+            "0.8x",
+            "--out",
+            str(folder / "out"),
+            "--database",
+            str(folder / "m.db"),
+            "--json",
+        ),
+    ]
+
+
+@pytest.fixture(scope="module")
+def interrupted(folder):
+    """A search stopped by Ctrl-C once its variants are lowered; returns its exit code."""
+    command = [sys.executable, "-m", "edgewright.cli", *arguments(folder)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "runners are warm" in line:
+                os.kill(process.pid, signal.SIGINT)
+                break
+        process.stderr.read()
+        process.stdout.read()
+    return process.returncode
+
+
+@pytest.fixture(scope="module")
+def found(folder, interrupted):
+    """The document of the same command run again, to its end, and what it had to lower."""
+    before = {p.name: p.stat().st_mtime_ns for p in variants(folder)}
+    command = [sys.executable, "-m", "edgewright.cli", *arguments(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return before, json.loads(done.stdout)
+
+
+def variants(folder: Path) -> list[Path]:
+    return [p for p in (folder / "out" / "work" / "variants").iterdir() if p.is_dir()]
+
+
+def test_ctrl_c_ends_with_130_and_keeps_the_work(folder, interrupted, found):
+    before, document = found
+    assert interrupted == 130
+    assert len(before) >= 8  # float32, int8 and each of six segments
+    assert {t["variant"] for t in document["tried"]} >= {"float32", "int8", "int8 in 1", "int8 in 6"}
+
+
+def test_the_chosen_variant_meets_the_budget_and_is_verified(folder, found):
+    _, document = found
+    out = folder / "out"
+    assert document["plan"]["ratio_high"] <= 0.8
+    manifest = json.loads((out / "artifact" / "manifest.json").read_text())
+    assert manifest["verification"]["passed"]
+    assert manifest["plan_digest"] == document["plan"]["plan_digest"]
+    assert document["plan"]["unseen_cost"]["samples"] == 8
+    assert sorted(p.name for p in out.iterdir()) == [
+        "artifact",
+        "plan.json",
+        "plan.txt",
+        "tried.json",
+        "tried.md",
+    ]
+
+
+def test_the_plan_is_replayed_by_compile(folder, found, capsys):
+    net, replayed = folder / "net.py", folder / "replayed"
+    plan = folder / "out" / "plan.txt"
+    common = ["compile", f"{net}:net", "--profile", str(folder / "quick.toml"), "--plan", str(plan)]
+    assert main([*common, "--out", str(replayed)]) == 2  # int8 without data
+    assert "--calibration" in capsys.readouterr().err
+    assert not replayed.exists()
+    assert main([*common, "--calibration", f"{net}:batches", "--out", str(replayed)]) == 0
+    own, searched = (
+        json.loads((p / "manifest.json").read_text()) for p in (replayed, folder / "out" / "artifact")
+    )
+    assert own["plan"] == searched["plan"]
+    assert own["operations"] == searched["operations"]

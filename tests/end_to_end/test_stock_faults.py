@@ -120,9 +120,8 @@ def test_crashes_stock_and_compiles_here(tmp_path) -> None:
     artifact = ew.compile(module, inputs=X, out=tmp_path / "out")
     assert artifact.manifest["verification"]["passed"]
     assert (artifact.folder / "graph.txt").read_text().count("aten.conv2d.default") == 3
-    with pytest.raises(Exception, match=r"identifier|0") as caught:
+    with pytest.raises(Exception, match="FuseBatchNormPass"):
         stock(module, tmp_path / "stock")
-    assert not isinstance(caught.value, AssertionError)
 
 
 def test_a_convolution_used_twice_with_one_batch_norm(tmp_path) -> None:

@@ -6,10 +6,9 @@ repeats nothing. While worker processes lower the first variants, this one reads
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -28,7 +27,7 @@ from compiler.target import Target
 from devices.benchmark import Candidate, measure
 from devices.benchmark import Progress as Event
 from devices.database import MeasurementDatabase
-from devices.statistics import ratio
+from devices.statistics import Ratio, ratio
 from edgewright.search_lowering import VariantStore
 from edgewright.search_samples import Halves, Sample, rows
 from edgewright.stages import Progress
@@ -36,6 +35,7 @@ from edgewright.stages import Progress
 FIRST_RUN_ROUNDS = (
     24  # the first run fits a model and holds every variant; trials get the profile's full protocol
 )
+LEAST_PAIRS = 5  # of clean rounds, for a ratio and its interval
 
 
 def make_space(segments: Sequence[Segment], calibrated: Calibrated) -> Space:
@@ -50,7 +50,11 @@ def make_space(segments: Sequence[Segment], calibrated: Calibrated) -> Space:
 
 @dataclass
 class Lab:
-    """All that experiments on one model need."""
+    """All that experiments on one model need.
+
+    `paired` tells that decisions rest on ratios of interleaved rounds (a budget such as `0.7x`),
+    not on the clock; drift of the machine then does no harm.
+    """
 
     space: Space
     segments: Sequence[Segment]
@@ -66,6 +70,7 @@ class Lab:
     progress: Progress
     most_samples: int
     identity: str
+    paired: bool
 
     @property
     def kind(self) -> CostKind:
@@ -82,16 +87,17 @@ class Lab:
         return self.store.start(self.space.plan(choice), lambda: self.graph(choice)).result()
 
     def prepare(self, choices: Sequence[Choice], costs: bool) -> None:
-        """Lower the variants of the first run side by side, and read their costs meanwhile."""
+        """Lower the variants of a run side by side, and read their costs meanwhile."""
         if self._measured(choices) is None:
             jobs = [self.store.start(self.space.plan(c), lambda c=c: self.graph(c)) for c in choices]  # type: ignore[misc]  # the default binds the loop's value
         else:
             jobs = []
         if costs:
             self.costs([c for c in choices if c != self.space.base])
+        tell = counted(self.progress, "lower")
         for done, job in enumerate(jobs, start=1):
             job.result()
-            self.progress(f"variants: {done} of {len(jobs)} lowered")
+            tell(done, len(jobs))
 
     def costs(self, choices: Sequence[Choice]) -> dict[Choice, CostEstimate]:
         """Return the costs of choices on half A."""
@@ -134,19 +140,18 @@ class Lab:
 
     def _measure(self, choices: Sequence[Choice]) -> dict[Choice, Reading]:
         run = list(dict.fromkeys([self.space.base, *choices]))
+        self.prepare(run, costs=len(choices) == 1)
         first = len(choices) > 2
         series = hashlib.sha256(" ".join([self.identity, *self._names(run)]).encode()).hexdigest()[:16]
         candidates = [self._candidate(c, f"search {series}") for c in run]
         profile = _shortened(self.profile) if first else self.profile
-        label = f"measure {len(run)} variants together"
-        found = measure(
-            candidates, self.device, profile, self.database, _told(self.progress, label, len(run))
-        )
-        base, *_ = found
-        self._check_steady(base, "the merged float model")
-        if not first:
-            self._check_steady(found[-1], "the proposed variant")
-        return {c: _reading(m, base, self._check_pairs) for c, m in zip(run, found, strict=True)}
+        found = measure(candidates, self.device, profile, self.database, _told(self.progress, len(run)))
+        readings = {c: self._reading(m, found[0]) for c, m in zip(run, found, strict=True)}
+        if self.paired:
+            return readings
+        for judged in [found[0]] if first else [found[0], found[-1]]:
+            self._check_steady(judged)
+        return readings
 
     def _candidate(self, choice: Choice, series: str) -> Candidate:
         artifact = self.artifact(choice)
@@ -174,6 +179,7 @@ class Lab:
     ) -> dict[Choice, np.ndarray[tuple[int], np.dtype[np.float64]]]:
         if not choices:
             return {}
+        tell = counted(self.progress, f"{label} of {len(choices)} variants")
         base = base_evaluation(self.calibrated.graph)
         variants = {c: variant_evaluation(self.calibrated.graph, self.graph(c)) for c in choices}
         reference, found = [], {c: [] for c in choices}  # type: ignore[var-annotated]
@@ -182,52 +188,81 @@ class Lab:
             reference.append(floating(own))
             for choice, results in others.items():
                 found[choice].append(floating(results))
-            self.progress(f"{label}: {done} of {len(samples)} samples, {len(choices)} variants")
+            tell(done, len(samples))
         batch = rows(samples[0])
         return {c: sample_costs(reference, found[c], self.kind, batch) for c in choices}
 
-    def _check_steady(self, found: Measurement, what: str) -> None:
+    def _reading(self, found: Measurement, base: Measurement) -> Reading:
+        """Return the paired reading; raises UnstableMeasurementError where pairs are few or disagree."""
+        label = f"{found.statistics.median / 1e6:.3f} ms beside {base.statistics.median / 1e6:.3f} ms"
+        try:
+            pair = _paired(found, base)
+        except ValueError as error:
+            raise self._unstable(f"two variants cannot be compared ({label}): {error}") from error
+        width = (pair.high - pair.low) / 2 / pair.value
+        if pair.rounds < LEAST_PAIRS or width > self.profile.protocol.unstable_width:
+            raise self._unstable(
+                f"two variants cannot be compared ({label}): {pair.rounds} pairs of clean rounds, "
+                f"{LEAST_PAIRS} needed; interval of their ratio ±{100 * width:.1f}%"
+            )
+        s = found.statistics
+        return Reading(pair.value, pair.low, pair.high, s.median, s.low, s.high, base.statistics.median)
+
+    def _check_steady(self, found: Measurement) -> None:
+        """Refuse an unsteady reading of the clock, which an absolute budget is judged by."""
         if not found.stable:
-            width = 100 * found.statistics.relative_width
-            raise UnstableMeasurementError(
-                f"{self.device.name}: {what} cannot be timed steadily enough to decide on (median "
-                f"{found.statistics.median / 1e6:.3f} ms, interval ±{width:.1f}%"
-                f"{', throttled' if found.throttled else ''}). Quieten the device and run the same command "
-                f"again: what is done is kept"
+            raise self._unstable(
+                f"no reading steady enough for a budget in time (median "
+                f"{found.statistics.median / 1e6:.3f} ms, interval "
+                f"±{100 * found.statistics.relative_width:.1f}%"
+                f"{', throttled' if found.throttled else ''}); a budget as a ratio, 0.7x, needs less"
             )
 
-    def _check_pairs(self, error: ValueError) -> UnstableMeasurementError:
+    def _unstable(self, text: str) -> UnstableMeasurementError:
         return UnstableMeasurementError(
-            f"{self.device.name}: too few clean rounds to compare two variants ({error}). Quieten the device "
-            f"and run the same command again: what is done is kept"
+            f"{self.device.name}: {text}. Quieten the device and run the same command again: "
+            f"what is done is kept"
         )
 
 
-def _reading(found: Measurement, base: Measurement, unstable: Callable[[ValueError], Exception]) -> Reading:
-    try:
-        pair = ratio(found.rounds, base.rounds)
-    except ValueError as error:
-        raise unstable(error) from error
-    s = found.statistics
-    return Reading(pair.value, pair.low, pair.high, s.median, s.low, s.high, base.statistics.median)
+def _paired(found: Measurement, base: Measurement) -> Ratio:
+    """Return the ratio of clean rounds; where those are few, of throttled ones too.
+
+    A slow clock slows both rounds of a pair, so their ratio stands; a busy machine hits one of them.
+    """
+    one, other = ([replace(r, throttled=False) for r in m.rounds] for m in (found, base))
+    clean = [{r.index for r in m.rounds if not (r.throttled or r.noisy)} for m in (found, base)]
+    return ratio(found.rounds, base.rounds) if len(clean[0] & clean[1]) >= LEAST_PAIRS else ratio(one, other)
 
 
 def _shortened(profile: DeviceProfile) -> DeviceProfile:
     protocol = profile.protocol
     most = max(protocol.min_rounds, min(protocol.max_rounds, FIRST_RUN_ROUNDS))
-    return dataclasses.replace(profile, protocol=dataclasses.replace(protocol, max_rounds=most))
+    return replace(profile, protocol=replace(protocol, max_rounds=most))
 
 
-def _told(progress: Progress, label: str, count: int) -> Callable[[Event], None]:
-    made = 0
+def _told(progress: Progress, variants: int) -> Callable[[Event], None]:
+    """Tell runners that are up and every eighth round of all variants."""
+    ready = made = 0
 
     def tell(event: Event) -> None:
-        nonlocal made
-        made += event.event == "round"
-        progress(
-            f"{label}: {event.event} {event.label}"
-            if event.event != "round"
-            else f"{label}: round {-(-made // count)}"
-        )
+        nonlocal ready, made
+        if event.event == "ready":
+            ready += 1
+            progress(f"measure: {ready} of {variants} runners are warm")
+        elif event.event == "round":
+            made += 1
+            if made % (8 * variants) == 0:
+                progress(f"measure: {made // variants} rounds of {variants} variants")
+
+    return tell
+
+
+def counted(progress: Progress, label: str) -> Callable[[int, int], None]:
+    """Return a callback of (done, total) that tells about eight times on the way and at the end."""
+
+    def tell(done: int, total: int) -> None:
+        if done == total or done % max(1, total // 8) == 0:
+            progress(f"{label}: {done} of {total}")
 
     return tell

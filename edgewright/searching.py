@@ -33,15 +33,15 @@ from compiler.plan import Plan
 from compiler.records import Artifact, Metric
 from compiler.search.budget import Budget, parse_budget
 from compiler.search.journal import Journal
-from compiler.search.loop import Outcome, search_loop
-from compiler.search.space import Choice, initial_choices
+from compiler.search.loop import Outcome, first_run, search_loop
+from compiler.search.space import Choice
 from compiler.target import Target
 from devices import open_device
 from devices.database import MeasurementDatabase
 from edgewright.compilation import assemble
 from edgewright.models import load_model
 from edgewright.recipe import Recipe, resolve
-from edgewright.search_lab import Lab, make_space
+from edgewright.search_lab import Lab, counted, make_space
 from edgewright.search_lowering import VariantStore, default_workers
 from edgewright.search_output import TRIED_SCHEMA, Row, SearchResult, write_documents
 from edgewright.search_samples import Halves, halve, read_calibration
@@ -166,6 +166,7 @@ def run_search(prepared: Prepared, halves: Halves, setting: Setting) -> SearchRe
             progress=setting.progress,
             most_samples=MOST_SAMPLES,
             identity=json.dumps(identity, sort_keys=True),
+            paired=setting.budget.ratio is not None,
         )
         outcome = _loop(lab, setting)
         result = _finish(prepared, lab, outcome, setting, identity)
@@ -201,9 +202,7 @@ def _check_metric(budget: Budget, profile: DeviceProfile) -> None:
 
 
 def _loop(lab: Lab, setting: Setting) -> Outcome:
-    start = initial_choices(lab.space)
-    trivial = setting.budget.ratio is not None and setting.budget.ratio >= 1  # the float model will do
-    lab.prepare(start, costs=not trivial)
+    lab.prepare(first_run(lab.space, setting.budget), costs=True)
     return search_loop(lab.space, setting.budget, lab.measure, lab.cost, MOST_TRIALS, setting.progress)
 
 
@@ -214,11 +213,9 @@ def _calibrate(graph: Graph, halves: Halves, journal: Journal, work: Path, setti
     if done is not None and path.is_file():
         return Calibrated(graph, load_graph(path), frozenset(done["inputs"]), frozenset(done["outputs"]))
     samples = halves.seen[:RANGE_SAMPLES]
-    progress = setting.progress
-    progress(f"calibrate: {len(samples)} samples")
-    made = calibrate(
-        graph, setting.target.quantizer, samples, lambda i, n: progress(f"calibrate: {i} of {n} samples")
-    )
+    setting.progress(f"calibrate: {len(samples)} samples")
+    tell = counted(setting.progress, "calibrate")
+    made = calibrate(graph, setting.target.quantizer, samples, tell)
     save_graph(made.full, path)
     journal.put({"inputs": sorted(made.inputs), "outputs": sorted(made.outputs)}, "calibrated")
     return made

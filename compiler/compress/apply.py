@@ -10,7 +10,7 @@ consumer passes through quantise and dequantise exactly where
     the producer is chosen and its output is quantised,  or
     the consumer is chosen and its inputs are quantised,
 
-and the weights of chosen consumers are int8. `annotations` tells which operations the target's
+and the weights of chosen consumers are int8. `quantised_places` tells which operations the target's
 quantizer quantises at the output and at the inputs. Values that share one scale in the all-int8
 graph (a concatenation and its parts, a pooling and its input) keep sharing it.
 """
@@ -108,18 +108,19 @@ def calibrate(
     """
     names = frozenset(n.name for n in graph.ops())
     full = quantize_int8(graph, names, quantizers(ir_filter(names)), batches, progress)
-    return Calibrated(graph, full, *annotations(graph, quantizers(ir_filter(names))))
+    return Calibrated(graph, full, *quantised_places(graph, quantizers(ir_filter(names))))
 
 
-def annotations(graph: Graph, quantizer: Any) -> tuple[frozenset[str], frozenset[str]]:
+def quantised_places(graph: Graph, quantizer: Any) -> tuple[frozenset[str], frozenset[str]]:
     """Return the operations a quantizer quantises at their inputs, and those at their output."""
     from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
     module = quantizer.transform_for_annotation(export_graph(graph).module())
     quantizer.annotate(module)
-    inputs, outputs = set(), set()
+    inputs: set[str] = set()
+    outputs: set[str] = set()
     for node in module.graph.nodes:
-        found, name = node.meta.get(Q_ANNOTATION_KEY), (node.meta.get("custom") or {}).get("ir_node")
+        found, name = node.meta.get(Q_ANNOTATION_KEY), str((node.meta.get("custom") or {}).get("ir_node"))
         if found is not None and name in graph:
             inputs |= {name} if found.input_qspec_map else set()
             outputs |= {name} if found.output_qspec is not None else set()
@@ -159,8 +160,8 @@ class _Edits:
         freed: set[str] = set()
         for node in [*self.graph.ops(), *self.graph.writes(), self.graph.output]:
             twin = dict(self.full.node(node.name).values())
-            changes = {path: self._operand(node, path, value, twin[path]) for path, value in node.values()}
-            changes = {path: new for path, new in changes.items() if new is not None}
+            found = [(path, self._operand(node, value, twin[path])) for path, value in node.values()]
+            changes = {path: new for path, new in found if new is not None}
             if changes:
                 freed |= {value.node for path, value in node.values() if path in changes}
                 operands = tuple((key, _put(operand, key, changes)) for key, operand in node.operands)
@@ -168,7 +169,7 @@ class _Edits:
         self.editor.remove_unread(freed)
         return self.editor.finish()
 
-    def _operand(self, node: Node, path: str, value: Value, twin: Value) -> Value | None:
+    def _operand(self, node: Node, value: Value, twin: Value) -> Value | None:
         """Return the dequantised value to read in place of `value`, None where it stays as it is."""
         if not self.full.node(twin.node).op.startswith(NAMESPACE):
             return None

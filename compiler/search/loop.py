@@ -1,15 +1,15 @@
 """The search loop: measure, estimate costs, solve, build the winner, measure it, tighten, again.
 
 1. The base (all sites kept), each uniform choice and each single departure are measured together.
-   Where the base itself meets the budget it wins: it costs nothing.
+   Where the base itself meets the budget it wins: it costs nothing. A budget of 1x asks for no more.
 2. Costs of single departures are estimated and the latency model is fitted.
 3. The integer programme is solved for the budget less a margin: 5% of the budget at first, and from
    the first end-to-end measurement on the error the model made there (measured upper bound less
    predicted time). A choice over budget widens the margin by at least its overshoot and is cut off.
 4. The proposed choice is measured beside the base; whatever comes out is fed back to the model.
 
-The loop ends when the programme proposes a choice that is known to meet the budget, when nothing
-better fits, or after `most` trials. The winner is the measured choice of least estimated cost whose
+The loop ends when the programme proposes nothing cheaper than a choice that is known to meet the
+budget, or after `most` trials. The winner is the measured choice of least estimated cost whose
 upper confidence bound is within the budget. It is infeasible when the choice of least predicted
 latency has been measured over budget and nothing else is predicted within.
 
@@ -89,7 +89,7 @@ def search_loop(
     `measure` takes the choices of one run and returns a reading for each; `most` bounds the trials
     after the first run. Raises InfeasibleBudgetError naming the least latency measured.
     """
-    start = initial_choices(space)
+    start = first_run(space, budget)
     readings = measure(start)
     state = _State(space, budget, [Trial(c, readings[c]) for c in start])
     if readings[space.base].within(budget):
@@ -110,6 +110,12 @@ def search_loop(
     return Outcome(winner, tuple(state.trials), state.model())
 
 
+def first_run(space: Space, budget: Budget) -> tuple[Choice, ...]:
+    """Return what is measured first: the base alone where its own time is budget enough."""
+    own = budget.ratio is not None and budget.ratio >= 1
+    return (space.base,) if own else initial_choices(space)
+
+
 def _priced(trial: Trial, space: Space, cost: Cost) -> Trial:
     return trial if trial.choice == space.base else dataclasses.replace(trial, cost=cost(trial.choice))
 
@@ -124,9 +130,12 @@ class _State:
 
     def propose(self) -> Choice | None:
         """Return the next choice to measure, None where there is nothing left worth it."""
-        solution = solve(self._problem(self._margin()))
-        if solution is None and self.best() is None:
-            solution = solve(self._problem(0.0)) or fastest(self._problem(0.0, cut=False))
+        problem, best = self._problem(self._margin()), self.best()
+        solution = solve(problem)
+        if best is None:
+            solution = solution or solve(self._problem(0.0)) or fastest(self._problem(0.0, cut=False))
+        elif solution is None or solution.cost >= problem.cost(best.choice):
+            return None  # what is known to meet the budget costs no more
         if solution is None or any(t.choice == solution.choice for t in self.trials):
             return None
         return solution.choice

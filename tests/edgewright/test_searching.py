@@ -103,7 +103,7 @@ class Paper:
 class Clock:
     """A device that takes exactly as long as the program says, times a factor by request."""
 
-    factor: object = lambda request: 1.0  # noqa: E731
+    factor: object = lambda request: 1.0
     requests: int = 0
     stop_at: int | None = None
     name: str = "clock"
@@ -259,8 +259,18 @@ def test_an_infeasible_budget_names_the_least_latency_and_leaves_no_artifact(set
 
 def test_a_device_that_gives_no_steady_reading_is_told(setting):
     shaky = Clock(factor=lambda request: 1.0 + 3.0 * (request * 7919 % 13) / 13)
-    with pytest.raises(UnstableMeasurementError, match="merged float model"):
+    with pytest.raises(UnstableMeasurementError, match="two variants cannot be compared"):
         run(replace(setting, device=shaky))
+
+
+def test_a_drifting_device_serves_a_ratio_but_not_a_time(setting):
+    def drift(request):
+        return 1.0 + request / 40
+
+    ratio = run(replace(setting, device=Clock(factor=drift), out=setting.out.with_name("ratio")))
+    assert ratio.outcome.winner.reading.ratio_high <= 0.8
+    with pytest.raises(UnstableMeasurementError, match="budget in time"):
+        run(replace(setting, device=Clock(factor=drift), budget=parse_budget("0.8ms")))
 
 
 def test_a_budget_the_float_model_meets_costs_nothing(setting):

@@ -54,6 +54,8 @@ class FakeDevice:
     def reading(self, choice: Choice, base: float) -> Reading:
         center = self.ratio(choice) + self.noise * float(self.rng.normal())
         half = 1.96 * self.noise + 1e-6
+        if choice == SPACE.base:
+            center, half = 1.0, 0.0  # paired with itself
         low, high = center - half, center + half
         return Reading(center, low, high, center * base, low * base, high * base, base)
 
@@ -115,6 +117,24 @@ def test_a_budget_the_base_meets_costs_nothing_and_estimates_nothing() -> None:
     outcome = search_loop(SPACE, parse_budget("11ms"), device.measure, never)
     assert outcome.winner.choice == SPACE.base
     assert len(device.runs) == 1
+
+
+def test_a_budget_of_the_base_itself_measures_nothing_else() -> None:
+    device = FakeDevice()
+    search_loop(SPACE, parse_budget("1x"), device.measure, device.cost)
+    assert device.runs == [(SPACE.base,)]
+
+
+def test_nothing_dearer_is_tried_once_a_choice_is_known_to_fit() -> None:
+    for seed in range(10):
+        device = FakeDevice(seed, noise=0.01)
+        trials = search_loop(SPACE, parse_budget("0.75x"), device.measure, device.cost).trials
+        known = np.inf
+        for trial in trials:
+            if trial.predicted is not None:
+                assert device.cost_of(trial.choice) < known
+            if trial.reading.ratio_high <= 0.75:
+                known = min(known, device.cost_of(trial.choice))
 
 
 def test_an_infeasible_budget_names_the_least_latency_and_its_plan() -> None:

@@ -30,7 +30,7 @@ from devices.database import MeasurementDatabase
 from devices.statistics import Ratio, ratio
 from edgewright.search_lowering import VariantStore
 from edgewright.search_samples import Halves, Sample, rows
-from edgewright.stages import Progress
+from edgewright.stages import Progress, silent
 
 FIRST_RUN_ROUNDS = (
     24  # the first run fits a model and holds every variant; trials get the profile's full protocol
@@ -94,7 +94,8 @@ class Lab:
             jobs = []
         if costs:
             self.costs([c for c in choices if c != self.space.base])
-        tell = counted(self.progress, "lower")
+        waiting = not all(job.done() for job in jobs)
+        tell = counted(self.progress if waiting else silent, "lower")
         for done, job in enumerate(jobs, start=1):
             job.result()
             tell(done, len(jobs))
@@ -141,16 +142,24 @@ class Lab:
     def _measure(self, choices: Sequence[Choice]) -> dict[Choice, Reading]:
         run = list(dict.fromkeys([self.space.base, *choices]))
         self.prepare(run, costs=len(choices) == 1)
-        first = len(choices) > 2
+        short = _shortened(self.profile)
+        if len(choices) == 1 or short == self.profile:
+            return self._measure_run(run, self.profile)
+        try:
+            return self._measure_run(run, short)
+        except UnstableMeasurementError as error:
+            self.progress(f"measure again, for longer: {error}")
+            return self._measure_run(run, self.profile)
+
+    def _measure_run(self, run: Sequence[Choice], profile: DeviceProfile) -> dict[Choice, Reading]:
         series = hashlib.sha256(" ".join([self.identity, *self._names(run)]).encode()).hexdigest()[:16]
         candidates = [self._candidate(c, f"search {series}") for c in run]
-        profile = _shortened(self.profile) if first else self.profile
-        found = measure(candidates, self.device, profile, self.database, _told(self.progress, len(run)))
+        tell = _told(self.progress, len(run))
+        found = measure(candidates, self.device, profile, self.database, tell)
         readings = {c: self._reading(m, found[0]) for c, m in zip(run, found, strict=True)}
-        if self.paired:
-            return readings
-        for judged in [found[0]] if first else [found[0], found[-1]]:
-            self._check_steady(judged)
+        if not self.paired:
+            for judged in found if len(run) == 2 else found[:1]:
+                self._check_steady(judged)
         return readings
 
     def _candidate(self, choice: Choice, series: str) -> Candidate:

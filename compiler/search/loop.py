@@ -130,15 +130,17 @@ class _State:
 
     def propose(self) -> Choice | None:
         """Return the next choice to measure, None where there is nothing left worth it."""
-        problem, best = self._problem(self._margin()), self.best()
-        solution = solve(problem)
-        if best is None:
-            solution = solution or solve(self._problem(0.0)) or fastest(self._problem(0.0, cut=False))
-        elif solution is None or solution.cost >= problem.cost(best.choice):
-            return None  # what is known to meet the budget costs no more
-        if solution is None or any(t.choice == solution.choice for t in self.trials):
-            return None
-        return solution.choice
+        best = self.best()
+        for margin in self._margins():
+            problem = self._problem(margin)
+            solution = solve(problem)
+            if solution is not None and (best is None or solution.cost < problem.cost(best.choice)):
+                return solution.choice
+        if best is not None:
+            return None  # nothing costs less than what is known to meet the budget
+        last = solve(self._problem(0.0)) or fastest(self._problem(0.0, cut=False))
+        measured = last is None or any(t.choice == last.choice for t in self.trials)
+        return None if last is None or measured else last.choice
 
     def model(self) -> LatencyModel:
         """Return the latency model fitted to every choice measured but the base, which it is relative to."""
@@ -168,9 +170,16 @@ class _State:
     def _limit(self) -> float:
         return self.budget.limit(self.trials[-1].reading.base_ns)
 
-    def _margin(self) -> float:
+    def _margins(self) -> tuple[float, ...]:
+        """Return the margins to try: the error last observed, then the first margin where that is less.
+
+        One odd choice must not end the search: it is cut off, and others may run as predicted.
+        """
+        first = FIRST_MARGIN * self._limit()
         errors = [t.reading.upper(self.budget) - t.predicted for t in self.trials if t.predicted is not None]
-        return max(0.0, errors[-1]) if errors else FIRST_MARGIN * self._limit()
+        if not errors:
+            return (first,)
+        return (errors[-1], first) if errors[-1] > first else (max(0.0, errors[-1]),)
 
 
 def _observation(trial: Trial) -> Observation:

@@ -263,6 +263,18 @@ def test_a_device_that_gives_no_steady_reading_is_told(setting):
         run(replace(setting, device=shaky))
 
 
+def test_a_first_run_that_was_disturbed_is_made_again_for_longer(setting):
+    def shaky(request):
+        return 1.0 + 3.0 * (request * 7919 % 13) / 13 if request < 250 else 1.0
+
+    protocol = replace(setting.profile.protocol, max_rounds=40)
+    told = []
+    profile = replace(setting.profile, protocol=protocol)
+    result = run(replace(setting, device=Clock(factor=shaky), profile=profile, progress=told.append))
+    assert result.outcome.winner.reading.ratio_high <= 0.8
+    assert sum("measure again" in text for text in told) == 1
+
+
 def test_a_drifting_device_serves_a_ratio_but_not_a_time(setting):
     def drift(request):
         return 1.0 + request / 40

@@ -14,7 +14,10 @@ from torch.nn import functional as F
 from tests.models.small import ConvNorm, Sum, merged, randomize, reasons
 
 pytestmark = pytest.mark.core
-SETTINGS = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The same examples in every run; `--hypothesis-seed` with derandomize off explores further.
+SETTINGS = settings(
+    max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 class Padded(nn.Module):
@@ -105,7 +108,7 @@ def conv_pairs(draw: st.DrawFn) -> tuple[nn.Module, torch.Tensor]:
         layers.append(nn.Conv2d(inside, outside, kernel, groups=groups, bias=draw(st.booleans()), **geometry))
         if draw(st.booleans()):
             layers.append(nn.BatchNorm2d(outside))
-    size = (draw(st.integers(8, 12)), draw(st.integers(8, 12)))
+    size = (draw(st.integers(14, 17)), draw(st.integers(14, 17)))  # room for two dilated kernels
     return randomize(nn.Sequential(*layers)), torch.randn(1, widths[0], *size)
 
 

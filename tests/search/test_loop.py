@@ -30,6 +30,7 @@ class FakeDevice:
     noise: float = 0.0
     interaction: float = 0.0
     drift: float = 0.0
+    odd: dict[Choice, float] = field(default_factory=dict)  # choices that take longer than their parts say
     runs: list[tuple[Choice, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -41,7 +42,7 @@ class FakeDevice:
     def ratio(self, choice: Choice) -> float:
         crossed = sum(1.5e-6 * link.bytes for link in SPACE.crossed(choice))
         extra = self.interaction * (sum(choice) not in (0, 1, N))
-        return 1 + float(self.gain @ np.array(choice)) + crossed + extra
+        return 1 + float(self.gain @ np.array(choice)) + crossed + extra + self.odd.get(choice, 0.0)
 
     def cost_of(self, choice: Choice) -> float:
         return float(self.damage @ np.array(choice))
@@ -98,6 +99,29 @@ def test_an_overshoot_tightens_the_budget_and_the_choice_is_not_tried_again() ->
     assert outcome.winner.reading.ratio_high <= 0.75
     measured = [t.choice for t in outcome.trials]
     assert len(measured) == len(set(measured))
+
+
+@pytest.mark.parametrize("extra", [0.06, 0.1, 0.3])
+@pytest.mark.parametrize("seed", range(6))
+def test_one_odd_choice_is_cut_off_and_the_next_best_found(seed: int, extra: float) -> None:
+    budget = parse_budget("0.75x")
+    proposed = search_loop(SPACE, budget, FakeDevice(seed).measure, FakeDevice(seed).cost).winner
+    assert proposed.predicted is not None
+    device = FakeDevice(seed, odd={proposed.choice: extra})
+    outcome = search_loop(SPACE, budget, device.measure, device.cost)
+    assert [t.choice for t in outcome.trials].count(proposed.choice) == 1
+    everything_int8 = device.cost_of((1,) * N)
+    assert outcome.winner.reading.within(budget)
+    assert device.cost_of(outcome.winner.choice) < 0.9 * everything_int8
+
+
+def test_the_first_proposal_keeps_a_margin_of_five_percent() -> None:
+    for seed in range(10):
+        device = FakeDevice(seed)
+        trials = search_loop(SPACE, parse_budget("0.75x"), device.measure, device.cost).trials
+        predicted = [t.predicted for t in trials if t.predicted is not None]
+        assert predicted
+        assert predicted[0] <= 0.95 * 0.75 + 1e-9
 
 
 def test_measured_plans_teach_the_model() -> None:

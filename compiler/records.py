@@ -36,15 +36,6 @@ class RunSpec:
 
 
 @dataclass(frozen=True)
-class TensorSpec:
-    """Name, shape and dtype of one input or output of an artifact, in call order."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str  # "float32", "int64", ...
-
-
-@dataclass(frozen=True)
 class Artifact:
     """A built folder: the runtime's file(s) and `manifest.json`.
 

@@ -6,7 +6,7 @@ it is itself imported. Gaps are data: `supports` answers for one node, with a re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -65,6 +65,3 @@ class Target(Protocol):
     def quantizer(self, selected: Callable[[Any], bool]) -> Any:
         """Return a PT2E quantizer with this runtime's int8 semantics for the selected FX nodes."""
         ...
-
-
-Batches = Sequence[tuple[Any, ...]]

@@ -1,5 +1,6 @@
 """Markers by folder, and the gap markers as strict xfails."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,11 @@ import pytest
 TESTS = Path(__file__).parent
 NEEDS_SDK = {"targets", "end_to_end"}
 GAPS = ("notimpl", "notyet", "never")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background of a script, we and every process we start would be deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

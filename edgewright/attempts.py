@@ -10,9 +10,9 @@ from typing import Any
 from compiler.merge import Attempt, Outcome
 
 
-def attempt_documents(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
-    """Return the attempts as JSON values; costs carry their unit, multiply-accumulates of the prior."""
-    return [_document(attempt) for attempt in attempts]
+def attempt_documents(attempts: Sequence[Attempt], method: str) -> list[dict[str, Any]]:
+    """Return a method's attempts as JSON values; costs are multiply-accumulates of the prior."""
+    return [{"method": method, **_document(attempt)} for attempt in attempts]
 
 
 def count_outcomes(attempts: Sequence[Attempt]) -> dict[str, int]:
@@ -21,22 +21,16 @@ def count_outcomes(attempts: Sequence[Attempt]) -> dict[str, int]:
 
 
 def gained_macs(documents: Sequence[Mapping[str, Any]]) -> float:
-    """Return what the merged regions save by the roofline prior, in multiply-accumulates."""
+    """Return the multiply-accumulates that the merged regions save."""
     merged = [d for d in documents if d["outcome"] == Outcome.MERGED]
-    costs = [(d["cost_before_macs"], d["cost_after_macs"]) for d in merged]
-    return float(sum(before - after for before, after in costs if before is not None and after is not None))
+    return float(sum(d["before"]["macs"] - d["after"]["macs"] for d in merged))
 
 
 def _document(attempt: Attempt) -> dict[str, Any]:
     plain = asdict(attempt)
-    before, after = plain.pop("cost_before"), plain.pop("cost_after")
-    return {
-        **plain,
-        "outcome": attempt.outcome.value,
-        "exactness": attempt.exactness.value,
-        "cost_before_macs": _finite(before),
-        "cost_after_macs": _finite(after),
-    }
+    for side in ("before", "after"):
+        plain[side]["cost"] = _finite(plain[side]["cost"])
+    return {**plain, "outcome": attempt.outcome.value, "exactness": attempt.exactness.value}
 
 
 def _finite(cost: float) -> float | None:

@@ -1,54 +1,72 @@
-"""Putting emitted steps into the graph in the place of a region."""
+"""Putting a program into the graph in the place of a region."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 import torch
 
 from compiler.errors import NumericError
 from compiler.ir.edit import Editor
-from compiler.ir.graph import Graph, Operand, TensorType, Value
-from compiler.merge.emit import PREVIOUS, Step
+from compiler.ir.graph import Graph, Operand, Value
 from compiler.merge.regions import Regions
+from compiler.merge.step import ENTRY, Program, Ref
 
 
-def apply_steps(
+@dataclass(frozen=True)
+class _Place:
+    """Where a program goes: in front of `exit`, on behalf of the module `origin`."""
+
+    editor: Editor
+    exit: Value
+    origin: str
+    source: str
+
+
+def apply_program(
     regions: Regions,
     entry: Value,
     exit_: Value,
-    steps: list[Step],
+    program: Program,
     editor: Editor,
     renamed: dict[Value, Value],
 ) -> None:
-    """Emit `steps` in front of `exit_`, hand its readers over, and record the new name."""
+    """Emit a program in front of `exit_`, hand its readers over, and record the new name."""
     origin = site(regions.graph, [v.node for v in regions.affine.between(entry, exit_)])
-    dtype = regions.graph.type_of(exit_).dtype
-    source = regions.graph.node(exit_.node).source
-    value = renamed.get(entry, entry)
-    for step in steps:
-        operands = {k: _operand(editor, k, o, value, dtype, origin, exit_) for k, o in step.operands.items()}
-        type_ = TensorType(step.shape, dtype)
-        value = editor.op(step.op, operands, (type_,), origin=origin, source=source, before=exit_.node)
-    editor.replace_uses(exit_, value)
+    place = _Place(editor, exit_, origin, regions.graph.node(exit_.node).source)
+    made: list[Value] = []
+    start = renamed.get(entry, entry)
+    for step in program.steps:
+        operands = {k: _operand(place, k, o, start, made) for k, o in step.operands.items()}
+        value = editor.op(
+            step.op, operands, step.types, origin=origin, source=place.source, before=exit_.node
+        )
+        made.append(Value(value.node, step.output))
+    result = start if program.result == ENTRY else made[program.result.index]
+    editor.replace_uses(exit_, result)
     editor.remove_unread([exit_.node])
-    renamed[exit_] = value
+    renamed[exit_] = result
 
 
-def _operand(
-    editor: Editor, key: str, operand: Operand, value: Value, dtype: torch.dtype, origin: str, exit_: Value
-) -> Operand:
-    if operand is PREVIOUS:
-        return value
-    if not isinstance(operand, torch.Tensor):
-        return operand
-    cast = operand.to(dtype).contiguous()
+def _operand(place: _Place, key: str, operand: Operand, start: Value, made: list[Value]) -> Operand:
+    if isinstance(operand, Ref):
+        return start if operand == ENTRY else made[operand.index]
+    if isinstance(operand, tuple):
+        return tuple(_operand(place, key, o, start, made) for o in operand)
+    return _constant(place, key, operand) if isinstance(operand, torch.Tensor) else operand
+
+
+def _constant(place: _Place, key: str, tensor: torch.Tensor) -> Value:
+    dtype = place.editor.graph.type_of(place.exit).dtype
+    cast = tensor.to(dtype).contiguous()
+    name = place.origin.replace(".", "_") or place.exit.node
     if not bool(torch.isfinite(cast).all()):
         raise NumericError(
-            f"the merged {key} of {origin or exit_.node!r} leaves the range of {dtype}: its greatest value "
-            f"is {operand.abs().max().item():.3g}; compile in a wider dtype or switch merging off there"
+            f"the merged {key} of {name!r} leaves the range of {dtype}: its greatest value "
+            f"is {tensor.abs().max().item():.3g}; compile in a wider dtype or switch merging off there"
         )
-    return editor.constant(cast, f"{origin.replace('.', '_') or exit_.node}_{key}", origin, before=exit_.node)
+    return place.editor.constant(cast, f"{name}_{key}", place.origin, before=place.exit.node)
 
 
 def site(graph: Graph, names: list[str]) -> str:

@@ -30,11 +30,23 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a stretch of operations costs: their names, multiply-accumulates, bytes moved, and the price."""
+
+    ops: tuple[str, ...] = ()
+    macs: float = 0.0
+    bytes: float = 0.0
+    cost: float = 0.0
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One region: `nodes` between `entry` and `root`, and the outcome.
 
-    `node` is the one to blame for a refusal. `before` and `after` list operations; the costs are
-    the price's, in the price's unit.
+    `form` is the algebraic form found. `node` is the one to blame for a refusal, `window` the operations
+    around it. `priced_by` says what the price rests on; costs are in its unit. `residual` is the largest
+    difference of the emitted form from the region on random input, relative, in float64; None where it
+    was not run.
     """
 
     site: str
@@ -43,23 +55,29 @@ class Attempt:
     nodes: tuple[str, ...]
     outcome: Outcome
     reason: str
-    node: str
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-    cost_before: float
-    cost_after: float
+    node: str = ""
+    form: str = ""
+    before: Work = Work()
+    after: Work = Work()
     exactness: Exactness = Exactness.REAL
+    priced_by: str = ""
+    residual: float | None = None
+    window: tuple[str, ...] = ()
 
 
 class Refusal(Exception):
-    """A region has no exact form: why, and the node to blame."""
+    """A region has no exact form: why, and the node to blame.
 
-    def __init__(self, reason: str, node: str = "") -> None:
+    A `quiet` one says only that two operations have nothing to do with each other, and is not reported.
+    """
+
+    def __init__(self, reason: str, node: str = "", quiet: bool = False) -> None:
         """Keep the reason and the node's name."""
         super().__init__(reason)
         self.reason = reason
         self.node = node
+        self.quiet = quiet
 
     def at(self, node: str) -> Refusal:
         """Return the refusal with a node to blame, where it has none yet."""
-        return self if self.node else Refusal(self.reason, node)
+        return self if self.node else Refusal(self.reason, node, self.quiet)

@@ -1,198 +1,207 @@
-"""Emission: a tap map and a bias as the fewest ATen operations (`merges.md` 1.1).
+"""Emission: a form as programs of ATen operations, one for each way to write it.
 
-With offsets `o_min .. o_max` on an axis and step `g = gcd(o - o_min)`, the kernel has
-`K = (o_max - o_min) / g + 1` taps at dilation `g` and left padding `-o_min`; the right padding is any
-that gives the same output size. Where both can be equal the convolution pads by itself; otherwise
-either a pad (or crop) goes in front, or zero taps make the kernel symmetric, whichever is cheaper.
-A diagonal map at one tap is a `mul`, an `add`, or a depthwise 1x1 convolution; rank 0 is `linear`.
+Every program computes the same function; `regions` prices them. The layout is free: a matrix at
+one position is a `linear` where the channels come last and a 1x1 convolution where they come second,
+with the permutations and reshapes that this takes; a diagonal one is `mul` and `add` in place.
+Maps over a grid are `convolution`'s.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
-from compiler.cost.counts import counts
-from compiler.cost.roofline import Roofline
-from compiler.ir.graph import Dim, Operand, TensorType
-from compiler.merge.affine_ops import Layout
+from compiler.ir.graph import Dim, Graph, TensorType
+from compiler.merge import blocks, tap_map
+from compiler.merge.arrangement import channel_axis, standard
 from compiler.merge.attempt import Refusal
-from compiler.merge.shift import Shift
-from compiler.merge.tap_map import TapMap, regrouped
+from compiler.merge.convolution import convolutions
+from compiler.merge.form import Form, grid_of, rows
+from compiler.merge.rules.movement import run_on
+from compiler.merge.sizes import constant, sizes
+from compiler.merge.step import ENTRY, Program, Ref, Writer, arrange
 
 
-class _Previous:
-    """Stands for the value a step reads: the region's entry, or the step before."""
+def programs(graph: Graph, form: Form, exit_: TensorType, splits: bool = False) -> list[Program]:
+    """Return the programs that compute a form; raises Refusal where there is none.
 
-
-PREVIOUS = _Previous()
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One operation to emit; tensors among the operands become constants."""
-
-    op: str
-    operands: dict[str, Operand]
-    shape: tuple[Dim, ...]
-
-
-@dataclass(frozen=True)
-class Axis:
-    """How one axis is emitted: kernel size, dilation, padding on both sides, first offset."""
-
-    kernel: int
-    dilation: int
-    left: int
-    right: int
-    start: int
-
-
-def emit(
-    taps: TapMap,
-    shift: Shift,
-    layout: Layout,
-    entry: TensorType,
-    exit_: TensorType,
-    price: Callable[[list[Step]], float],
-) -> list[Step]:
-    """Return the steps that compute a form; an empty list when it is the identity.
-
-    Raises Refusal where no operation fits.
+    With `splits`, sums of smaller convolutions are among them: only a measured price can tell.
     """
-    if layout is Layout.LAST or (taps.diagonal and taps.pointwise):
-        return _pointwise(taps, shift, layout, exit_)
-    if taps.rank > 3:
+    if form.base_axis == 0 or form.axis == 0:
+        raise Refusal("its channels lie on the first axis", quiet=True)
+    form = _moved(graph, form, exit_)
+    if form.taps.pointwise:
+        return list(_pointwise(graph, form, exit_))
+    return list(_spatial(graph, form, exit_, splits))
+
+
+def _moved(graph: Graph, form: Form, exit_: TensorType) -> Form:
+    """Return the form with its pending movements in front of it; raises Refusal."""
+    if form.arrangement is None:
+        return form
+    found = channel_axis(form.arrangement)
+    if found is None:
+        raise Refusal("its channels end up spread over several axes", quiet=True)
+    if not form.taps.pointwise or (form.shift is not None and form.shift.dim() > 1):
+        raise Refusal("its positions are moved behind an operation over several of them", quiet=True)
+    base_shape = sizes(graph, form.base)
+    here = standard(base_shape, form.base_axis)
+    code = here.code
+    for move in form.pending:
+        node = graph.node(move.node)
+        source = node.operands[0][1]
+        others = {v: constant(graph, v) for _, v in node.values() if v != source}
+        code = run_on(graph, node, source, code, others)[move.index]
+    there = channel_axis(replace(here, code=code))
+    same = there is not None and there.axis == found.axis and tuple(code.shape) == form.shape
+    if not same or not bool((code // here.channels == form.arrangement.position).all()):
+        raise Refusal("its positions are moved at another width than the region begins with", quiet=True)
+    assert there is not None
+    base = form.pending[-1].type
+    channels = form.base.shape[form.base_axis]
+    base = TensorType(tuple(channels if i == found.axis else d for i, d in enumerate(base.shape)), base.dtype)
+    if not there.order.equal(torch.arange(here.channels)):
+        raise Refusal("its channels are moved together with its positions", quiet=True)
+    picked = rows(form, found.order)
+    taps = tap_map.pointwise(picked.taps.blocks, grid_of(exit_.shape, found.axis))
+    moves = (*form.moves, *form.pending)
+    return replace(
+        picked, taps=taps, axis=found.axis, base=base, base_axis=found.axis, arrangement=None, moves=moves
+    )
+
+
+def _start(graph: Graph, form: Form) -> tuple[Writer, Ref]:
+    """Return a writer behind the form's moves."""
+    writer, at = Writer(form.base.dtype), ENTRY
+    for move in form.moves:
+        node = graph.node(move.node)
+        at = writer.copy(node, node.operands[0][0], at, move.type, move.index)
+    return writer, at
+
+
+def _pointwise(graph: Graph, form: Form, exit_: TensorType) -> Iterator[Program]:
+    if form.taps.diagonal:
+        yield _diagonal(graph, form, exit_)
+        if form.base_axis != 1 or not 3 <= form.base.rank <= 5:
+            return
+        if form.shift is None or form.shift.dim() > 1:
+            return
+    else:
+        yield _linear(graph, form, exit_)
+    if 1 <= form.taps.rank <= 3:
+        yield from _spatial(graph, form, exit_)
+
+
+def _diagonal(graph: Graph, form: Form, exit_: TensorType) -> Program:
+    writer, at = _start(graph, form)
+    shape, axis = form.base.shape, form.base_axis
+    scale = form.taps.weight.reshape(-1)
+    if not (form.real and bool((scale == 1).all())):
+        at = writer.op("aten.mul.Tensor", shape, {"self": at, "other": _along(scale, axis, len(shape))})
+    shift = form.shift
+    if shift is not None and not (form.real and not bool(shift.any())):
+        at = writer.op("aten.add.Tensor", shape, {"self": at, "other": _along(shift, axis, len(shape))})
+    at = arrange(writer, at, shape, axis, exit_.shape, form.axis)
+    return writer.program(at, shape_only=_is_map(form))
+
+
+def _is_map(form: Form) -> bool:
+    return form.shift is not None and form.shift.dim() > 1
+
+
+def _along(tensor: torch.Tensor, axis: int, rank: int) -> torch.Tensor:
+    """Return a shift, [C] or [C, *grid], shaped to broadcast with its channels on `axis`."""
+    if tensor.dim() == 1:
+        return tensor.reshape(-1, *(1,) * (rank - 1 - axis))
+    return tensor.movedim(0, axis - 1)[None]
+
+
+def _linear(graph: Graph, form: Form, exit_: TensorType) -> Program:
+    writer, at = _start(graph, form)
+    grid = grid_of(form.base.shape, form.base_axis)
+    lead, last = form.base.shape[0], form.base.rank - 1
+    shape = (lead, *grid, form.base.shape[form.base_axis])
+    at = arrange(writer, at, form.base.shape, form.base_axis, shape, last)
+    matrix = blocks.regrouped(form.taps.blocks, 1).weight[0, 0]
+    made = (lead, *grid, matrix.shape[0])
+    bias = None if _is_map(form) else form.shift
+    at = writer.op("aten.linear.default", made, {"input": at, "weight": matrix, "bias": bias})
+    if _is_map(form):
+        assert form.shift is not None
+        at = writer.op("aten.add.Tensor", made, {"self": at, "other": _along(form.shift, last, last + 1)})
+    at = arrange(writer, at, made, last, exit_.shape, form.axis)
+    return writer.program(at, shape_only=_is_map(form))
+
+
+def _spatial(graph: Graph, form: Form, exit_: TensorType, splits: bool = False) -> Iterator[Program]:
+    taps = form.taps
+    if not 1 <= taps.rank <= 3:
         raise Refusal(f"there is no convolution over {taps.rank} spatial axes")
-    options = [_convolution(taps, shift, axes, entry, exit_) for axes in _geometries(taps)]
-    return min(options, key=price)
+    lead = _lead(form)
+    if _covers(form):
+        yield _flattened(graph, form, exit_, lead)
+    for write in convolutions(taps, form.shift, splits):
+        writer, at = _start(graph, form)
+        shape = (lead, taps.channels_in, *taps.in_size)
+        at = arrange(writer, at, form.base.shape, form.base_axis, shape, 1)
+        at = write.run(writer, at, lead)
+        at = arrange(writer, at, (lead, taps.channels_out, *taps.out_size), 1, exit_.shape, form.axis)
+        yield writer.program(at, write.note, write.shape_only)
 
 
-def step_price(
-    steps: list[Step], entry: tuple[int, ...], size: Callable[[Dim], int], itemsize: int, roofline: Roofline
-) -> float:
-    """Return the price of steps that begin at a value of shape `entry`."""
-    total, previous = 0.0, entry
-    for step in steps:
-        shapes = [
-            previous if o is PREVIOUS else tuple(o.shape) for o in step.operands.values() if _is_tensor(o)
-        ]
-        previous = tuple(size(d) for d in step.shape)
-        total += roofline.cost(counts(step.op, shapes, [previous], itemsize))
+def _covers(form: Form) -> bool:
+    """Tell whether the taps are one window over the whole image: a linear over all of it."""
+    taps = form.taps
+    inside = all(
+        isinstance(size, int) and 0 <= o[axis] < size
+        for axis, size in enumerate(taps.in_size)
+        for o in taps.offsets
+    )
+    return inside and all(d == 1 for d in (*taps.out_size, *taps.up)) and not _is_map(form)
+
+
+def _flattened(graph: Graph, form: Form, exit_: TensorType, lead: Dim) -> Program:
+    taps = form.taps
+    sizes_ = [d for d in taps.in_size if isinstance(d, int)]
+    places = [sum(i * math.prod(sizes_[k + 1 :]) for k, i in enumerate(o)) for o in taps.offsets]
+    matrix = blocks.regrouped(taps.blocks, 1).weight[:, 0]
+    weight = matrix.new_zeros(math.prod(sizes_), *matrix.shape[1:])
+    weight[places] = matrix
+    flat = weight.permute(1, 2, 0).reshape(taps.channels_out, -1)
+    writer, at = _start(graph, form)
+    at = arrange(writer, at, form.base.shape, form.base_axis, (lead, taps.channels_in, *sizes_), 1)
+    shape = (lead, flat.shape[1])
+    at = writer.op("aten.reshape.default", shape, {"self": at, "shape": shape})
+    made = (lead, taps.channels_out)
+    at = writer.op("aten.linear.default", made, {"input": at, "weight": flat, "bias": form.shift})
+    return writer.program(arrange(writer, at, made, 1, exit_.shape, form.axis))
+
+
+def _lead(form: Form) -> Dim:
+    """Return the size of the leading axis of the grid the taps run over."""
+    taps, base = form.taps, form.base
+    if taps.in_size == grid_of(base.shape, form.base_axis):
+        return base.shape[0]
+    grid = _count(taps.in_size)
+    total = _count(_others(base.shape, form.base_axis))
+    if grid is None or total is None:
+        raise Refusal("its positions are regrouped and their count is only known at run time")
+    return total // grid
+
+
+def _others(shape: Sequence[Dim], axis: int) -> tuple[Dim, ...]:
+    return tuple(d for i, d in enumerate(shape) if i != axis)
+
+
+def _count(dims: Sequence[Dim]) -> int | None:
+    total = 1
+    for d in dims:
+        if not isinstance(d, int):
+            return None
+        total *= d
     return total
 
 
-def _is_tensor(operand: Operand) -> bool:
-    return operand is PREVIOUS or isinstance(operand, torch.Tensor)
-
-
-def _pointwise(taps: TapMap, shift: Shift, layout: Layout, exit_: TensorType) -> list[Step]:
-    if not taps.diagonal:
-        weight = _dense(taps)
-        return [
-            Step("aten.linear.default", {"input": PREVIOUS, "weight": weight, "bias": shift}, exit_.shape)
-        ]
-    scale = taps.weight.reshape(-1)
-    real = scale.device.type != "meta"
-    one = real and bool((scale == 1).all())
-    zero = shift is None or (real and not bool(shift.any()))
-    trailing = (1,) * taps.rank if layout is Layout.FIRST else ()
-    if one or zero:
-        parts = [("aten.mul.Tensor", scale, one), ("aten.add.Tensor", shift, zero)]
-        return [
-            Step(op, {"self": PREVIOUS, "other": _column(t, trailing)}, exit_.shape)
-            for op, t, skip in parts
-            if not skip
-        ]
-    if layout is Layout.FIRST and taps.rank <= 3:
-        axes = (Axis(1, 1, 0, 0, 0),) * taps.rank
-        return _convolution(taps, shift, axes, exit_, exit_)
-    steps = [("aten.mul.Tensor", scale), ("aten.add.Tensor", shift)]
-    return [Step(op, {"self": PREVIOUS, "other": _column(t, trailing)}, exit_.shape) for op, t in steps]
-
-
-def _column(tensor: Shift, trailing: tuple[int, ...]) -> torch.Tensor:
-    assert tensor is not None
-    return tensor.reshape(-1, *trailing)
-
-
-def _dense(taps: TapMap) -> torch.Tensor:
-    """Return the one matrix of a rank-0 map, [Co, Ci]."""
-    return regrouped(taps, 1).weight[0, 0]
-
-
-def _geometries(taps: TapMap) -> list[tuple[Axis, ...]]:
-    """Return the ways to lay the taps in a kernel: as they are, and with symmetric padding."""
-    plain = tuple(_axis(taps, i) for i in range(taps.rank))
-    symmetric = tuple(_symmetric(a) for a in plain)
-    return [plain] if symmetric == plain else [plain, symmetric]
-
-
-def _axis(taps: TapMap, axis: int) -> Axis:
-    offsets = sorted({o[axis] for o in taps.offsets})
-    start = offsets[0]
-    dilation = math.gcd(*(o - start for o in offsets)) or 1
-    kernel = (offsets[-1] - start) // dilation + 1
-    extent = dilation * (kernel - 1) + 1
-    right = taps.slack[axis] + extent + start
-    size, count, stride = taps.in_size[axis], taps.out_size[axis], taps.stride[axis]
-    if isinstance(size, int) and isinstance(count, int):
-        least = (count - 1) * stride - size + start + extent
-        right = min(max(-start, least), least + stride - 1)
-    return Axis(kernel, dilation, -start, right, start)
-
-
-def _symmetric(axis: Axis) -> Axis:
-    """Return the axis with zero taps added on the shorter side, where the dilation allows."""
-    gap = axis.left - axis.right
-    if gap == 0 or min(axis.left, axis.right) < 0 or gap % axis.dilation:
-        return axis
-    kernel = axis.kernel + abs(gap) // axis.dilation
-    widest = max(axis.left, axis.right)
-    return Axis(kernel, axis.dilation, widest, widest, -widest)
-
-
-def _convolution(
-    taps: TapMap, shift: Shift, axes: tuple[Axis, ...], entry: TensorType, exit_: TensorType
-) -> list[Step]:
-    steps, padding = [], [a.left for a in axes]
-    if any(a.left != a.right or a.left < 0 for a in axes):
-        pads = tuple(v for a in reversed(axes) for v in (a.left, a.right))
-        sizes = [_grown(d, a.left + a.right) for d, a in zip(entry.shape[2:], axes, strict=True)]
-        shape = (*entry.shape[:2], *sizes)
-        steps.append(
-            Step("aten.constant_pad_nd.default", {"self": PREVIOUS, "pad": pads, "value": 0.0}, shape)
-        )
-        padding = [0] * taps.rank
-    operands = {
-        "input": PREVIOUS,
-        "weight": _kernel(taps, axes),
-        "bias": shift,
-        "stride": taps.stride,
-        "padding": tuple(padding),
-        "dilation": tuple(a.dilation for a in axes),
-        "groups": taps.groups,
-    }
-    return [*steps, Step(f"aten.conv{taps.rank}d.default", operands, exit_.shape)]
-
-
-def _grown(dim: Dim, by: int) -> Dim:
-    if not isinstance(dim, int):
-        raise Refusal("asymmetric padding of an axis whose size is only known at run time")
-    return dim + by
-
-
-def _kernel(taps: TapMap, axes: tuple[Axis, ...]) -> torch.Tensor:
-    """Return the convolution weight, [Co, Ci/G, *kernel], zeros where there is no tap."""
-    sizes = [a.kernel for a in axes]
-    places = []
-    for offset in taps.offsets:
-        index = [(o - a.start) // a.dilation for o, a in zip(offset, axes, strict=True)]
-        places.append(sum(i * math.prod(sizes[k + 1 :]) for k, i in enumerate(index)))
-    flat = taps.weight.new_zeros(math.prod(sizes), *taps.weight.shape[1:])
-    flat[places] = taps.weight
-    weight = flat.reshape(len(flat), taps.channels_out, -1).permute(1, 2, 0)
-    return weight.reshape(taps.channels_out, -1, *sizes)

@@ -1,65 +1,101 @@
 """The merge engine: price every cut of every affine region, emit the cheapest equal form.
 
 For each root (see `region`), its chain of dominators `d_0 .. d_k` is cut into pieces. A piece
-`d_i -> d_j` is either emitted from its tap map or, between neighbours, kept as it is (with the
+`d_i -> d_j` is either emitted from its form or, between neighbours, kept as it is (with the
 branches inside optimised by the same rule). The cheapest cut is a shortest path over the chain.
 Geometry and price come from meta tensors; only the chosen pieces are computed with weights, in
-float64, and cast once. A piece that turns out not to be equal (a shift in front of zero fill) is
-struck out and the path solved again.
+float64, and cast once. A piece that real weights show to be unequal, or dearer (a shift in front of
+zero fill), is struck out or priced anew, and the path solved again.
 
 RepVGG, ACNet, MobileOne, RepMixer and the like need no rule here: they are sums of compositions.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Container
+
+from compiler.cost.latency_table import LatencyTable
 from compiler.cost.roofline import PRIOR, Roofline
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Value
-from compiler.merge.apply import apply_steps
-from compiler.merge.attempt import Attempt, Refusal
-from compiler.merge.emit import Step
+from compiler.merge.apply import apply_program
+from compiler.merge.attempt import Attempt, Outcome, Refusal
 from compiler.merge.fan_out import absorb_fan_out
+from compiler.merge.norms import exposed, restored
 from compiler.merge.path import Piece, emitted_pieces, solve
+from compiler.merge.price import Price
 from compiler.merge.reassociate import reassociate
 from compiler.merge.regions import Regions
 from compiler.merge.report import attempts_of
 from compiler.passes.dead_code import dead_code
 
+_ROUNDS = 4
 
-def merge(graph: Graph, roofline: Roofline = PRIOR) -> tuple[Graph, tuple[Attempt, ...]]:
-    """Return the graph with its affine regions in the cheapest equal form, and every attempt."""
+
+def merge(
+    graph: Graph,
+    table: LatencyTable | None = None,
+    prior: Roofline = PRIOR,
+    keep: Container[str] = (),
+) -> tuple[Graph, tuple[Attempt, ...]]:
+    """Return the graph with its affine regions in the cheapest equal form, and every attempt.
+
+    `table` holds what the device at hand was measured to take; where it knows too little, `prior`
+    decides. Sites in `keep` stay as they are.
+    """
+    attempts: list[Attempt] = []
+    graph = exposed(graph)
+    for _ in range(_ROUNDS):
+        graph, found = _round(graph, table, prior, keep)
+        done = [a for a in found if a.outcome is Outcome.MERGED]
+        attempts = [a for a in attempts if a.outcome is Outcome.MERGED] + found
+        if not done:
+            break
+    return restored(graph), tuple(attempts)
+
+
+def _round(
+    graph: Graph, table: LatencyTable | None, prior: Roofline, keep: Container[str]
+) -> tuple[Graph, list[Attempt]]:
     graph = reassociate(graph)
-    regions = Regions(graph, roofline)
+    regions = Regions(graph, prior, table, keep)
     editor = Editor(graph)
     renamed: dict[Value, Value] = {}
     attempts: list[Attempt] = []
     for root in regions.affine.roots:
         attempts += _merge_root(regions, root, editor, renamed)
     merged = dead_code(editor.finish())
-    merged, absorbed = absorb_fan_out(Regions(merged, roofline))
-    return dead_code(merged), (*attempts, *absorbed)
+    merged, absorbed = absorb_fan_out(Regions(merged, prior, table, keep))
+    return dead_code(merged), [*attempts, *absorbed]
 
 
 def _merge_root(regions: Regions, root: Value, editor: Editor, renamed: dict[Value, Value]) -> list[Attempt]:
     chain = regions.affine.chain(root)
-    pieces, steps = _solved(regions, chain)
-    report = attempts_of(regions, chain, pieces, steps)
+    price = regions.price
+    pieces: list[Piece] | None = None
+    if regions.measured is not None:
+        price = regions.measured
+        pieces = _solved(regions, chain, price)
+    if pieces is None or any(p.cost == math.inf for p in pieces):
+        price = regions.price
+        pieces = _solved(regions, chain, price)
+    report = attempts_of(regions, chain, pieces, price)
     for piece in emitted_pieces(pieces):
-        if piece.exit not in renamed:
-            apply_steps(regions, piece.entry, piece.exit, steps[piece], editor, renamed)
+        if piece.exit not in renamed and piece.program is not None:
+            apply_program(regions, piece.entry, piece.exit, piece.program, editor, renamed)
     return report
 
 
-def _solved(regions: Regions, chain: list[Value]) -> tuple[list[Piece], dict[Piece, list[Step]]]:
-    """Return the cheapest pieces that hold with real weights, and what they emit."""
+def _solved(regions: Regions, chain: list[Value], price: Price) -> list[Piece]:
+    """Return the cheapest pieces that hold with real weights."""
     while True:
-        pieces = solve(regions, chain)
-        steps: dict[Piece, list[Step]] = {}
-        for piece in emitted_pieces(pieces):
+        pieces = solve(regions, chain, price)
+        new = [p for p in emitted_pieces(pieces) if (p.entry, p.exit) not in regions.real]
+        if not new:
+            return pieces
+        for piece in new:
             try:
-                steps[piece] = regions.steps(piece.entry, piece.exit, weights=True)
+                regions.realised(piece.entry, piece.exit, price)
             except Refusal as refusal:
-                regions.struck[piece.entry, piece.exit] = refusal
-                break
-        else:
-            return pieces, steps
+                regions.struck[piece.entry, piece.exit] = refusal.at(piece.exit.node)

@@ -1,18 +1,23 @@
 """Fan-out: an affine value with several readers is absorbed by all of them or by none.
 
 A BatchNorm read by two convolutions vanishes when both absorb it (`merges.md` 1.7 and 1.9); where
-one cannot, it stays, since computing it once serves all.
+one cannot, it stays, since computing it once serves all. One linear whose outputs are sliced apart
+splits into one linear a slice the same way, where the price says so.
 """
 
 from __future__ import annotations
 
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Value
-from compiler.merge.apply import apply_steps
+from compiler.merge.apply import apply_program
 from compiler.merge.attempt import Attempt, Outcome, Refusal
-from compiler.merge.emit import Step
+from compiler.merge.price import Price
+from compiler.merge.region import readers
 from compiler.merge.regions import Regions
 from compiler.merge.report import attempt, merged_attempt
+from compiler.merge.step import Program
+
+_REACH = 4
 
 
 def absorb_fan_out(regions: Regions) -> tuple[Graph, list[Attempt]]:
@@ -20,39 +25,71 @@ def absorb_fan_out(regions: Regions) -> tuple[Graph, list[Attempt]]:
     editor, renamed, attempts = Editor(regions.graph), dict[Value, Value](), list[Attempt]()
     touched: set[Value] = set()
     for value in regions.affine.nodes:
-        readers = _readers(regions, value)
-        if len(readers) < 2 or touched & {value, *readers}:
+        made = _readers(regions, value)
+        if len(made) < 2 or touched & {value, *made}:
             continue
-        entry = regions.affine.nodes[value].terms[0].value
         try:
-            steps = _steps(regions, entry, value, readers)
+            entry, programs = _best(regions, value, made)
         except Refusal as refusal:
-            attempts.append(
-                attempt(regions, entry, value, Outcome.REFUSED, refusal.reason, refusal.node, (), 0.0)
-            )
+            if not refusal.quiet:
+                entry = regions.affine.nodes[value].terms[0]
+                attempts.append(attempt(regions, entry, value, Outcome.REFUSED, refusal.reason, refusal.node))
             continue
-        if steps is None:
+        if entry is None or touched & set(regions.affine.between(entry, value)):
             continue
-        for reader in readers:
-            attempts.append(merged_attempt(regions, entry, reader, steps[reader]))
-            apply_steps(regions, entry, reader, steps[reader], editor, renamed)
-        touched |= {value, *readers}
+        for reader in made:
+            attempts.append(merged_attempt(regions, entry, reader, programs[reader], regions.price))
+            apply_program(regions, entry, reader, programs[reader], editor, renamed)
+        touched |= {value, *made, *regions.affine.between(entry, value)}
     return editor.finish(), attempts
 
 
 def _readers(regions: Regions, value: Value) -> list[Value]:
-    """Return the readers of a one-operand affine value when all of them are such too, else none."""
+    """Return the readers of an affine value when each of them is an affine operation on it alone."""
     nodes = regions.affine.nodes
-    readers = [n.value for n in regions.graph.users(value.node)]
-    unary = all(r in nodes and len(nodes[r].terms) == 1 for r in readers)
-    return readers if unary and len(nodes[value].terms) == 1 else []
+    made = readers(regions.graph, value)
+    unary = all(r in nodes and nodes[r].terms == (value,) for r in made)
+    return made if unary else []
 
 
-def _steps(
-    regions: Regions, entry: Value, value: Value, readers: list[Value]
-) -> dict[Value, list[Step]] | None:
-    """Return each reader's merged steps, or None where together they are not cheaper."""
-    before = regions.cost(value.node) + sum(regions.cost(r.node) for r in readers)
-    if sum(regions.price(regions.steps(entry, r, weights=False), entry) for r in readers) >= before:
-        return None
-    return {r: regions.steps(entry, r, weights=True) for r in readers}
+def _best(
+    regions: Regions, value: Value, made: list[Value]
+) -> tuple[Value | None, dict[Value, Program]]:
+    """Return the entry from which the readers are cheapest, with their programs; None to leave them."""
+    price = regions.measured or regions.price
+    refusal: Refusal | None = None
+    best: tuple[float, Value] | None = None
+    entry = value
+    for _ in range(_REACH):
+        if entry not in regions.affine.dominators.parent:
+            break
+        entry = regions.affine.dominators.parent[entry]
+        try:
+            saving = _saving(regions, entry, value, made, price)
+        except Refusal as found:
+            refusal = refusal or found
+            continue
+        if saving > 0 and (best is None or saving > best[0]):
+            best = saving, entry
+        if entry in regions.affine.roots:
+            break
+    if best is None:
+        if refusal is not None:
+            raise refusal
+        return None, {}
+    return best[1], {r: regions.realised(best[1], r, price) for r in made}
+
+
+def _saving(regions: Regions, entry: Value, value: Value, made: list[Value], price: Price) -> float:
+    """Return what absorbing everything between `entry` and the readers saves; raises Refusal."""
+    gone = {n for r in made for n in regions.replaced(entry, r)} | set(regions.replaced(entry, value))
+    inside = set(regions.affine.between(entry, value)) | set(made)
+    for shared in regions.affine.between(entry, value):
+        if not set(readers(regions.graph, shared)) <= inside:
+            return 0.0  # somebody else needs it
+    gone |= {v.node for v in inside}
+    before = sum(map(price.node, gone))
+    after = sum(regions.emitted(entry, r, price)[0] for r in made)
+    return before * (1 - 1e-9) - after
+
+

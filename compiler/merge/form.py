@@ -1,85 +1,161 @@
-"""The symbolic evaluation of a region: its tap map and static shift (`merges.md` 1.15, step 5)."""
+"""What a region computes relative to its entry (`merges.md` 1.15, step 5).
+
+    value = arranged(taps(moved(entry)) + shift)
+
+`moved` is the entry behind operations that treat all channels alike and all constants as constants
+(a mean over positions, a roll, a window partition): they commute with every map at one position, and
+are put in front of it. `arranged` says which element of the result each element of the value is.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
-from compiler.ir.graph import Graph, Value
-from compiler.merge.affine_ops import Layout, Term, channels, layout_of, spatial
+from compiler.ir.graph import Dim, Graph, TensorType, Value
+from compiler.merge import tap_map
+from compiler.merge.arrangement import Arrangement, channel_axis, standard
 from compiler.merge.attempt import Refusal
-from compiler.merge.region import Affine
-from compiler.merge.shift import Shift, plus, push
-from compiler.merge.tap_map import TapMap, add, compose, identity, replace_weight, scaled
+from compiler.merge.shift import Shift
+from compiler.merge.sizes import sizes
+from compiler.merge.tap_map import TapMap
+
+if TYPE_CHECKING:
+    from compiler.merge.region import Affine
 
 
 @dataclass(frozen=True)
+class Move:
+    """An operation of the graph to be run on the entry itself: the node, and the type it then has."""
+
+    node: str
+    type: TensorType
+    index: int = 0
+
+
+@dataclass(frozen=True, eq=False)
 class Form:
-    """What a region computes; `uneven` names the operation at which the shift became a map."""
+    """A region's result: `shape` in plain integers, channels on `axis` unless `arrangement` says where.
+
+    `positions` counts those of the table. `base` is the type of the entry after `moves`, with its channels on `base_axis`. `pending` are the
+    movements since the channels last lay on one axis with the positions in order. `uneven` names the
+    operation at which the shift came to depend on the position.
+    """
 
     taps: TapMap
     shift: Shift
-    layout: Layout
+    shape: tuple[int, ...]
+    axis: int
+    base: TensorType
+    base_axis: int
+    positions: int
+    arrangement: Arrangement | None = None
+    moves: tuple[Move, ...] = ()
+    pending: tuple[Move, ...] = ()
     uneven: str = ""
 
+    @property
+    def real(self) -> bool:
+        """Whether weights have values."""
+        return self.taps.real
 
-def form(graph: Graph, affine: Affine, entry: Value, values: list[Value], weights: bool) -> Form:
-    """Return the form of the last of `values` relative to `entry`.
+    def weight(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a weight in float64 on the form's device; on the meta device nothing is copied."""
+        if self.real:
+            return tensor.detach().double()
+        return torch.empty(tensor.shape, dtype=torch.float64, device="meta")
 
-    Without `weights` the matrices live on the meta device: geometry and price for nothing.
-    Raises Refusal naming the operation that has no place in one map.
-    """
-    layout = _layout(graph, affine, entry, values)
-    device = "cpu" if weights else "meta"
+    def arranged(self) -> Arrangement:
+        """Return where each element of the value comes from."""
+        return self.arrangement or standard(self.shape, self.axis)
+
+
+def entry_form(graph: Graph, entry: Value, axis: int, weights: bool) -> Form:
+    """Return the identity on the entry with its channels on `axis`; raises Refusal."""
     type_ = graph.type_of(entry)
-    start = identity(channels(type_, layout), spatial(type_, layout), device)
-    forms = {entry: Form(start, None, layout)}
-    for value in values:
+    channels = type_.shape[axis]
+    if not isinstance(channels, int):
+        raise Refusal("the channel count is only known at run time")
+    grid = grid_of(type_.shape, axis)
+    taps = tap_map.identity(channels, grid, "cpu" if weights else "meta")
+    shape = sizes(graph, type_)
+    return Form(taps, None, shape, axis, type_, axis, math.prod(shape) // channels)
+
+
+def grid_of(shape: tuple[Dim, ...], axis: int) -> tuple[Dim, ...]:
+    """Return the spatial sizes of a shape: all but the leading axis and the channel axis."""
+    return tuple(d for i, d in enumerate(shape) if i not in (0, axis))
+
+
+def evaluate(
+    graph: Graph,
+    affine: Affine,
+    entry: Value,
+    values: list[Value],
+    axis: int,
+    weights: bool,
+    commuting: bool = False,
+    known: dict[Value, Form | Refusal] | None = None,
+) -> dict[Value, Form | Refusal]:
+    """Return the form of each of `values` relative to `entry`, or why it has none.
+
+    Without `weights` the matrices live on the meta device: geometry and price for nothing. A refusal
+    names the operation that has no place in one map, and spreads to what reads it. With `commuting`,
+    operations that can go in front of a matrix do so rather than become part of it. `known` holds forms
+    found before, and gains the new ones.
+    """
+    forms = {} if known is None else known
+    if entry not in forms:
         try:
-            forms[value] = _step(graph, affine, value, forms, layout, device)
+            forms[entry] = entry_form(graph, entry, axis, weights)
         except Refusal as refusal:
-            raise refusal.at(value.node) from refusal
-    return forms[values[-1]]
+            forms[entry] = refusal.at(entry.node)
+    for value in values:
+        forms[value] = _form(affine, value, forms, commuting)
+    return forms
 
 
-def _layout(graph: Graph, affine: Affine, entry: Value, values: list[Value]) -> Layout:
-    if graph.type_of(entry).rank <= 2:
-        return Layout.LAST
-    found = next((affine.nodes[v].layout for v in values if affine.nodes[v].layout), None)
-    clash = next((v for v in values if affine.nodes[v].layout not in (None, found)), None)
-    if clash is not None:
-        raise Refusal("it takes channels on another axis than the operations before it", clash.node)
-    return layout_of(graph.type_of(entry), found)
-
-
-def _step(
-    graph: Graph, affine: Affine, value: Value, forms: dict[Value, Form], layout: Layout, device: str
-) -> Form:
+def _form(
+    affine: Affine, value: Value, forms: dict[Value, Form | Refusal], commuting: bool
+) -> Form | Refusal:
     node = affine.nodes[value]
-    if node.build is None:
-        return _sum([(forms[t.value], t) for t in node.terms], value)
-    source = forms[node.terms[0].value]
-    taps, shift = node.build(spatial(graph.type_of(node.terms[0].value), layout))
-    if device == "meta":
-        # Whether a shift is uniform shows only with weights; without them it is taken to be.
-        taps = replace_weight(taps, taps.weight.to("meta"))
-        shift = None if shift is None else torch.empty(len(shift), dtype=torch.float64, device="meta")
-    moved = push(taps, source.shift)
-    return _noted(compose(source.taps, taps), plus(moved, shift), layout, source.uneven, value)
+    apply = node.commuted if commuting and node.commuted else node.apply
+    terms: list[Form] = []
+    for term in node.terms:
+        found = forms.get(term)
+        if found is None:
+            return Refusal("it mixes another value in", value.node)
+        if isinstance(found, Refusal):
+            return found
+        terms.append(found)
+    try:
+        form = settled(apply(terms))
+    except Refusal as refusal:
+        return refusal.at(value.node)
+    uneven = next((t.uneven for t in terms if t.uneven), "") or value.node
+    is_map = form.shift is not None and form.shift.dim() > 1
+    return replace(form, uneven=uneven if is_map else "")
 
 
-def _sum(parts: list[tuple[Form, Term]], value: Value) -> Form:
-    first, term = parts[0]
-    taps, shift = scaled(first.taps, term.factor), plus(None, first.shift, term.factor)
-    uneven = first.uneven
-    for part, term in parts[1:]:
-        taps = add(taps, scaled(part.taps, term.factor))
-        shift = plus(shift, part.shift, term.factor)
-        uneven = uneven or part.uneven
-    return _noted(taps, shift, first.layout, uneven, value)
+def settled(form: Form) -> Form:
+    """Return the form with its channels on one axis again, where they are and no position has moved."""
+    if form.arrangement is None:
+        return form
+    found = channel_axis(form.arrangement)
+    if found is None or not found.in_order:
+        return form
+    if form.arrangement.code.numel() != len(found.order) * form.positions:
+        return form  # a selection of positions: in order, but not all of them
+    picked = rows(form, found.order)
+    return replace(picked, axis=found.axis, arrangement=None, pending=())
 
 
-def _noted(taps: TapMap, shift: Shift, layout: Layout, uneven: str, value: Value) -> Form:
-    is_map = isinstance(shift, torch.Tensor) and shift.dim() > 1
-    return Form(taps, shift, layout, (uneven or value.node) if is_map else "")
+def rows(form: Form, order: torch.Tensor) -> Form:
+    """Return the form with the channels `order` of its table, in that order."""
+    if order.equal(torch.arange(form.taps.channels_out)):
+        return form
+    shift = form.shift if form.shift is None else form.shift[order.to(form.shift.device)]
+    return replace(form, taps=tap_map.rows(form.taps, order), shift=shift)

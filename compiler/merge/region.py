@@ -14,6 +14,7 @@ the size of the regions met.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from compiler.ir.graph import Graph, Value
@@ -82,7 +83,7 @@ class Affine:
             elif value not in seen:
                 seen.add(value)
                 work.append((value, True))
-                work.extend((term.value, False) for term in self.nodes[value].terms)
+                work.extend((term, False) for term in self.nodes[value].terms)
         return order
 
 
@@ -90,32 +91,47 @@ def affine_structure(graph: Graph) -> Affine:
     """Return the affine operations of a graph with their dominators and roots."""
     nodes: dict[Value, AffineNode] = {}
     dominators = Tree()
-    for node in graph.nodes():
-        found = affine(graph, node)
+    for value in _values(graph):
+        found = affine(graph, value)
         if found is None:
             continue
-        meet: Value | None = found.terms[0].value
+        meet: Value | None = found.terms[0]
         for term in found.terms[1:]:
-            meet = meet and dominators.meet(meet, term.value)
+            meet = meet and dominators.meet(meet, term)
         if meet is not None:
-            nodes[node.value] = found
-            dominators.attach(node.value, meet)
+            nodes[value] = found
+            dominators.attach(value, meet)
     return Affine(nodes, dominators, _roots(graph, nodes))
+
+
+def _values(graph: Graph) -> Iterator[Value]:
+    for node in graph.nodes():
+        for index in range(len(node.types)):
+            yield Value(node.name, index)
+
+
+def readers(graph: Graph, value: Value) -> list[Value]:
+    """Return the values that are made directly from a value, each once; the output counts as one."""
+    found: dict[Value, None] = {}
+    for node, _ in graph.uses(value):
+        made = [Value(node.name, i) for i in range(len(node.types)) if graph.uses(Value(node.name, i))]
+        found |= dict.fromkeys(made or [Value(node.name)])
+    return list(found)
 
 
 def _roots(graph: Graph, nodes: dict[Value, AffineNode]) -> dict[Value, None]:
     """Return the values whose readers' paths do not meet again, in topological order."""
     end = Value("")
     after = Tree()
-    order = [n.value for n in graph.nodes() if n.value in nodes]
+    order = list(nodes)
     for value in reversed(order):
-        readers = graph.users(value.node)
-        if not readers or any(r.value not in nodes for r in readers):
+        made = readers(graph, value)
+        if not made or any(r not in nodes for r in made):
             after.attach(value, end)
             continue
-        meet = readers[0].value
-        for reader in readers[1:]:
-            found = after.meet(meet, reader.value)
+        meet = made[0]
+        for reader in made[1:]:
+            found = after.meet(meet, reader)
             assert found is not None  # every path ends at `end`
             meet = found
         after.attach(value, meet)

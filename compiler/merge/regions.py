@@ -1,78 +1,147 @@
-"""A graph's affine regions with their prices, computed on demand and remembered."""
+"""A graph's affine regions with their programs and prices, computed on demand and remembered."""
 
 from __future__ import annotations
 
-from compiler.cost.counts import node_counts
+from collections.abc import Container
+
+from compiler.cost.latency_table import LatencyTable
 from compiler.cost.roofline import Roofline
-from compiler.ir.dims import hint
-from compiler.ir.graph import Graph, Value
+from compiler.ir.graph import Graph, TensorType, Value
 from compiler.merge.attempt import Refusal
-from compiler.merge.emit import Step, emit, step_price
-from compiler.merge.form import form
-from compiler.merge.region import Affine, affine_structure
-from compiler.merge.shift import uniform
+from compiler.merge.emit import programs
+from compiler.merge.form import Form, evaluate
+from compiler.merge.price import Price
+from compiler.merge.region import Affine, affine_structure, readers
+from compiler.merge.step import Program
+
+Pair = tuple[Value, Value]
 
 
 class Regions:
     """One graph, its affine structure, and the price of every piece of it asked for so far."""
 
-    def __init__(self, graph: Graph, roofline: Roofline) -> None:
-        """Find the affine structure of a graph."""
+    def __init__(
+        self, graph: Graph, prior: Roofline, table: LatencyTable | None = None, keep: Container[str] = ()
+    ) -> None:
+        """Find the affine structure of a graph; sites in `keep` stay as they are."""
         self.graph = graph
-        self.roofline = roofline
+        self.price = Price(graph, prior)
+        self.measured = Price(graph, prior, table) if table is not None else None
+        self.keep = keep
         self.affine: Affine = affine_structure(graph)
-        self._costs: dict[str, float] = {}
-        self._emitted: dict[tuple[Value, Value], float | Refusal] = {}
-        self.struck: dict[tuple[Value, Value], Refusal] = {}
+        self._forms: dict[tuple[Value, int, bool], dict[Value, Form | Refusal]] = {}
+        self._programs: dict[Pair, list[Program] | Refusal] = {}
+        self.real: dict[Pair, Program] = {}
+        self.struck: dict[Pair, Refusal] = {}
 
-    def cost(self, name: str) -> float:
-        """Return the price of a node as it stands."""
-        if name not in self._costs:
-            self._costs[name] = self.roofline.cost(node_counts(self.graph, self.graph.node(name)))
-        return self._costs[name]
+    def type(self, value: Value) -> TensorType:
+        """Return the type of a value."""
+        return self.graph.type_of(value)
 
-    def steps(self, entry: Value, exit_: Value, weights: bool) -> list[Step]:
-        """Return the operations that compute `exit_` from `entry`; raises Refusal."""
-        values = self.affine.between(entry, exit_)
-        found = form(self.graph, self.affine, entry, values, weights)
-        try:
-            shift = uniform(found.shift)
-        except Refusal as refusal:
-            raise refusal.at(found.uneven) from refusal
-        types = self.graph.type_of(entry), self.graph.type_of(exit_)
-        return emit(found.taps, shift, found.layout, *types, price=lambda s: self.price(s, entry))
-
-    def price(self, steps: list[Step], entry: Value) -> float:
-        """Return the price of steps that begin at `entry`."""
-        type_ = self.graph.type_of(entry)
-        shape = tuple(hint(self.graph, d) for d in type_.shape)
-        return step_price(steps, shape, lambda d: hint(self.graph, d), type_.dtype.itemsize, self.roofline)
-
-    def emitted(self, entry: Value, exit_: Value) -> float:
-        """Return the price of the emitted form; raises Refusal.
-
-        What a root inside the region keeps alive is that root's own cost, here and where it is kept.
-        """
+    def candidates(self, entry: Value, exit_: Value) -> list[Program]:
+        """Return the programs that compute `exit_` from `entry`, without weights; raises Refusal."""
         key = (entry, exit_)
         if key in self.struck:
             raise self.struck[key]
-        if key not in self._emitted:
+        if key in self.real:
+            return [self.real[key]]
+        if key not in self._programs:
             try:
-                self._emitted[key] = self.price(self.steps(entry, exit_, weights=False), entry)
+                self._programs[key] = self._all(entry, exit_, weights=False)
             except Refusal as refusal:
-                self._emitted[key] = refusal
-        found = self._emitted[key]
+                self._programs[key] = refusal
+        found = self._programs[key]
         if isinstance(found, Refusal):
             raise found
         return found
 
+    def realised(self, entry: Value, exit_: Value, price: Price) -> Program:
+        """Return the cheapest program with its weights; raises Refusal where real weights forbid it."""
+        key = (entry, exit_)
+        if key not in self.real:
+            found = self._all(entry, exit_, weights=True)
+            self.real[key] = min(found, key=lambda p: price.program(p, self.type(entry)))
+        return self.real[key]
+
+    def _all(self, entry: Value, exit_: Value, weights: bool) -> list[Program]:
+        found: list[Program] = []
+        refusals: list[Refusal] = []
+        for axis in _axes(self.type(entry).rank):
+            for commuting in (False, True):
+                try:
+                    form = self.form(entry, exit_, axis, commuting, weights)
+                    found += programs(self.graph, form, self.type(exit_), self.measured is not None)
+                except Refusal as refusal:
+                    refusals.append(refusal.at(exit_.node))
+                if not self._commutes(entry, exit_):
+                    break
+            if found:
+                return found
+        raise min(refusals, key=lambda r: r.quiet)
+
+    def form(self, entry: Value, exit_: Value, axis: int, commuting: bool, weights: bool) -> Form:
+        """Return the form of `exit_` relative to `entry`; raises Refusal."""
+        values = self.affine.between(entry, exit_)
+        if weights:
+            forms = evaluate(self.graph, self.affine, entry, values, axis, True, commuting)
+        else:
+            forms = self._forms.setdefault((entry, axis, commuting), {})
+            new = [v for v in values if v not in forms]
+            evaluate(self.graph, self.affine, entry, new, axis, False, commuting, forms)
+        found = forms[exit_]
+        if isinstance(found, Refusal):
+            raise found
+        return found
+
+    def _commutes(self, entry: Value, exit_: Value) -> bool:
+        return any(self.affine.nodes[v].commuted for v in self.affine.between(entry, exit_))
+
+    def emitted(self, entry: Value, exit_: Value, price: Price) -> tuple[float, Program]:
+        """Return the cheapest program and its price; raises Refusal.
+
+        What a root inside the region keeps alive is that root's own cost, here and where it is kept.
+        """
+        options = self.candidates(entry, exit_)
+        costs = [price.program(p, self.type(entry)) for p in options]
+        best = min(range(len(costs)), key=costs.__getitem__)
+        self._check_shared(entry, exit_, options[best])
+        return costs[best], options[best]
+
+    def _check_shared(self, entry: Value, exit_: Value, program: Program) -> None:
+        """Raise where the region would store a tied weight again for less than reading it costs."""
+        if not program.steps:
+            return
+        inside = {v.node for v in self.affine.between(entry, exit_)}
+        bytes_, name = 0, ""
+        for node in inside:
+            for _, value in self.graph.node(node).values():
+                constant = self.graph.constant(value)
+                if constant is not None and not {r.name for r in self.graph.users(value.node)} <= inside:
+                    size = constant.numel() * constant.element_size()
+                    bytes_, name = bytes_ + size, name if bytes_ >= size else value.node
+        if not bytes_:
+            return
+        saved = sum(map(self.price.node, self.replaced(entry, exit_)))
+        saved -= self.price.program(program, self.type(entry))
+        if saved < bytes_ * self.price.prior.macs_per_byte:
+            raise Refusal(f"un-shares {name!r}: {bytes_} bytes would be stored again to save less than that", exit_.node)
+
     def replaced(self, entry: Value, exit_: Value) -> list[str]:
         """Return the nodes that emitting a region makes dead: not what outsiders read, nor what feeds it."""
         values = self.affine.between(entry, exit_)
-        inside = {v.node for v in values}
-        live: set[str] = set()
+        inside = set(values)
+        live: set[Value] = set()
         for value in reversed(values[:-1]):
-            readers = {r.name for r in self.graph.users(value.node)}
-            if not readers <= inside or readers & live:
-                live.add(value.node)
-        return [v.node for v in values if v.node not in live]
+            made = set(readers(self.graph, value))
+            if not made <= inside or made & live:
+                live.add(value)
+        kept = {v.node for v in live}
+        return list(dict.fromkeys(v.node for v in values if v.node not in kept))
+
+
+def _axes(rank: int) -> tuple[int, ...]:
+    if rank < 2:
+        raise Refusal("a value without a channel axis", quiet=True)
+    return (1,) if rank == 2 else ((rank - 1, 1) if rank == 3 else (1, rank - 1))
+
+

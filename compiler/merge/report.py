@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
 
-from compiler.ir.graph import Graph, Node, Value
+from compiler.cost.counts import node_counts
+from compiler.ir.graph import Graph, Kind, Node, Value
 from compiler.merge.apply import site
-from compiler.merge.attempt import Attempt, Outcome, Refusal
-from compiler.merge.emit import Step
+from compiler.merge.attempt import Attempt, Exactness, Outcome, Refusal, Work
+from compiler.merge.certificate import residual
 from compiler.merge.path import Piece
+from compiler.merge.price import Price, program_counts
 from compiler.merge.regions import Regions
+from compiler.merge.step import Program, Step
 
 
 def attempts_of(
-    regions: Regions, chain: list[Value], pieces: list[Piece], steps: dict[Piece, list[Step]]
+    regions: Regions, chain: list[Value], pieces: list[Piece], price: Price
 ) -> list[Attempt]:
     """Return what was merged on a chain, and for each cut why the two sides were not."""
-    return [*_merged(regions, pieces, steps), *_struck(regions, chain), *_cuts(regions, pieces)]
+    return [*_merged(regions, pieces, price), *_struck(regions, chain), *_cuts(regions, pieces, price)]
 
 
-def merged_attempt(regions: Regions, entry: Value, exit_: Value, steps: list[Step]) -> Attempt:
+def merged_attempt(regions: Regions, entry: Value, exit_: Value, program: Program, price: Price) -> Attempt:
     """Return the attempt of a region that was emitted."""
-    after = tuple(describe_step(s) for s in steps)
-    cost = regions.price(steps, entry)
-    return attempt(regions, entry, exit_, Outcome.MERGED, "one equal form, and cheaper", "", after, cost)
+    return attempt(
+        regions,
+        entry,
+        exit_,
+        Outcome.MERGED,
+        f"one equal form, and cheaper ({price.label})" + (f": {program.note}" if program.note else ""),
+        program=program,
+        price=price,
+        certify=True,
+    )
 
 
 def attempt(
@@ -35,77 +45,129 @@ def attempt(
     exit_: Value,
     outcome: Outcome,
     reason: str,
-    node: str,
-    after: tuple[str, ...],
-    cost_after: float,
+    node: str = "",
+    program: Program | None = None,
+    price: Price | None = None,
+    certify: bool = False,
 ) -> Attempt:
     """Return an attempt on the region `entry -> exit_`."""
-    names = tuple(v.node for v in regions.affine.between(entry, exit_))
-    before = tuple(describe(regions.graph, regions.graph.node(n)) for n in names)
-    cost_before = sum(map(regions.cost, regions.replaced(entry, exit_)))
-    where = site(regions.graph, list(names))
+    values = regions.affine.between(entry, exit_)
+    names = tuple(dict.fromkeys(v.node for v in values))
+    price = price or regions.price
     return Attempt(
-        where, entry.node, exit_.node, names, outcome, reason, node, before, after, cost_before, cost_after
+        site(regions.graph, list(names)),
+        entry.node,
+        exit_.node,
+        names,
+        outcome,
+        reason,
+        node,
+        form="" if program is None else describe_form(program),
+        before=_work_before(regions, entry, exit_, names, price),
+        after=Work() if program is None else _work_after(regions, entry, program, price),
+        exactness=Exactness.SHAPE if program is not None and program.shape_only else Exactness.REAL,
+        priced_by=price.label,
+        residual=residual(regions, entry, exit_, program) if certify and program is not None else None,
+        window=window(regions.graph, node) if node in regions.graph else (),
     )
+
+
+def _work_before(regions: Regions, entry: Value, exit_: Value, names: Sequence[str], price: Price) -> Work:
+    graph = regions.graph
+    gone = regions.replaced(entry, exit_)
+    counted = [node_counts(graph, graph.node(n)) for n in gone]
+    return Work(
+        tuple(describe(graph, graph.node(n)) for n in names),
+        sum(c.macs for c in counted),
+        sum(c.bytes for c in counted),
+        sum(map(price.node, gone)),
+    )
+
+
+def _work_after(regions: Regions, entry: Value, program: Program, price: Price) -> Work:
+    counted = program_counts(program, regions.type(entry), price.size)
+    return Work(
+        tuple(map(describe_step, program.steps)),
+        sum(c.macs for c in counted),
+        sum(c.bytes for c in counted),
+        price.program(program, regions.type(entry)),
+    )
+
+
+def window(graph: Graph, name: str) -> tuple[str, ...]:
+    """Return the operations around a node: what it reads and what reads it."""
+    node = graph.node(name)
+    reads = [graph.producer(v) for _, v in node.values()]
+    around = [n for n in reads if n.kind is not Kind.CONSTANT] + [node] + graph.users(name)
+    return tuple(f"%{n.name}: {describe(graph, n) if n.op else n.kind.value}" for n in around)
 
 
 def describe(graph: Graph, node: Node) -> str:
     """Return a short name of a node: `conv2d 3x3 s2 g48`, `batch_norm`, `add`."""
+    if not node.op:
+        return node.kind.value
     weight = graph.constant(node.operand("weight"))
-    return _short(node.op, weight, node.operand("stride"), node.operand("groups"))
+    return _short(node.op, weight, node.operand("stride"), node.operand("groups"), node.operand("dilation"))
 
 
 def describe_step(step: Step) -> str:
     """Return a short name of an emitted operation."""
     get = step.operands.get
-    return _short(step.op, get("weight"), get("stride"), get("groups"))
+    return _short(step.op, get("weight"), get("stride"), get("groups"), get("dilation"))
 
 
-def _short(op: str, weight: object, stride: object, groups: object) -> str:
+def describe_form(program: Program) -> str:
+    """Return the algebraic form a program writes: its operations, or the identity."""
+    return " + ".join(map(describe_step, program.steps)) or "identity"
+
+
+def _short(op: str, weight: object, stride: object, groups: object, dilation: object) -> str:
     name = op.split(".")[1]
     if not name.startswith("conv") or not isinstance(weight, torch.Tensor):
         return name
     parts = [name, "x".join(map(str, weight.shape[2:]))]
-    if isinstance(stride, tuple) and any(s != 1 for s in stride):
-        parts.append(f"s{'x'.join(map(str, stride)) if len(set(stride)) > 1 else stride[0]}")
+    for letter, value in (("s", stride), ("d", dilation)):
+        if isinstance(value, tuple) and any(v != 1 for v in value):
+            parts.append(f"{letter}{'x'.join(map(str, value)) if len(set(value)) > 1 else value[0]}")
     return " ".join([*parts, *([f"g{groups}"] if groups != 1 else [])])
 
 
-def _merged(
-    regions: Regions, pieces: list[Piece] | tuple[Piece, ...], steps: dict[Piece, list[Step]]
-) -> Iterator[Attempt]:
+def _merged(regions: Regions, pieces: Sequence[Piece], price: Price) -> Iterator[Attempt]:
     for piece in pieces:
-        yield from _merged(regions, piece.inner, steps)
-        if piece.emitted:
-            yield merged_attempt(regions, piece.entry, piece.exit, steps[piece])
+        yield from _merged(regions, piece.inner, price)
+        if piece.program is not None:
+            yield merged_attempt(regions, piece.entry, piece.exit, piece.program, price)
         elif piece.inner:
-            yield from _reason(regions, piece.entry, piece.exit, piece.cost)
+            yield from _reason(regions, piece.entry, piece.exit, piece.cost, price)
 
 
 def _struck(regions: Regions, chain: list[Value]) -> Iterator[Attempt]:
     """Yield the pieces of this chain that real weights showed to be unequal."""
     members = set(chain)
     for (entry, exit_), refusal in regions.struck.items():
-        if entry in members and exit_ in members:
-            yield attempt(regions, entry, exit_, Outcome.REFUSED, refusal.reason, refusal.node, (), 0.0)
+        if entry in members and exit_ in members and not refusal.quiet:
+            yield attempt(regions, entry, exit_, Outcome.REFUSED, refusal.reason, refusal.node)
 
 
-def _cuts(regions: Regions, pieces: list[Piece]) -> Iterator[Attempt]:
+def _cuts(regions: Regions, pieces: list[Piece], price: Price) -> Iterator[Attempt]:
     for left, right in pairwise(pieces):
         if (left.entry, right.exit) not in regions.struck:
-            yield from _reason(regions, left.entry, right.exit, left.cost + right.cost)
+            yield from _reason(regions, left.entry, right.exit, left.cost + right.cost, price)
 
 
-def _reason(regions: Regions, entry: Value, exit_: Value, chosen: float) -> Iterator[Attempt]:
+def _reason(regions: Regions, entry: Value, exit_: Value, chosen: float, price: Price) -> Iterator[Attempt]:
     """Yield why a region was not emitted as one: refused, or dearer than the `chosen` cut."""
+    computing = sum(not regions.affine.nodes[v].relabels for v in regions.affine.between(entry, exit_))
+    if computing < 2:
+        return
     try:
-        cost = regions.emitted(entry, exit_)
-        after = tuple(describe_step(s) for s in regions.steps(entry, exit_, weights=False))
+        cost, program = regions.emitted(entry, exit_, price)
     except Refusal as refusal:
-        yield attempt(regions, entry, exit_, Outcome.REFUSED, refusal.reason, refusal.node, (), 0.0)
+        if not refusal.quiet:
+            yield attempt(regions, entry, exit_, Outcome.REFUSED, refusal.reason, refusal.node)
         return
     reason = (
         f"legal, but as one operation it costs {cost / max(chosen, 1.0):.2f} times the cut that was chosen "
-        "(roofline prior, not a measurement)"
+        f"({price.label})"
     )
-    yield attempt(regions, entry, exit_, Outcome.KEPT, reason, exit_.node, after, cost)
+    yield attempt(regions, entry, exit_, Outcome.KEPT, reason, exit_.node, program, price)

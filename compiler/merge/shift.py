@@ -5,15 +5,22 @@ r"""The static shift: what an affine region adds, carried as a map over output p
 A shift is `None` (zero), `[C]` (the same at every position) or `[C, *out]` (a map). In front of a
 zero-padded operation a uniform shift becomes position dependent: border outputs miss some of it
 (`merges.md` 1.5). Pushed through the same taps, the map is either constant again, and collapses into
-a bias, or the region is refused here.
+a bias, or `border` finds the constant `c` that the input would have to be padded with:
+
+    t[p] = b + sum_{o outside at p} A_o c
+
+from which emission builds its ways out of a zero fill.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from compiler.merge.attempt import Refusal
-from compiler.merge.tap_map import TapMap
+from compiler.merge.blocks import regrouped
+from compiler.merge.tap_map import ZEROS, TapMap
 
 Shift = torch.Tensor | None
 
@@ -22,16 +29,32 @@ _ROUNDING = 1e-12
 
 
 def push(taps: TapMap, shift: Shift) -> Shift:
-    """Return the shift after a map: the map applied to the shift, extended by zeros."""
+    """Return the shift after a map: the map applied to the shift, extended as the map extends."""
     if shift is None:
         return None
     if shift.device.type == "meta":
-        return torch.empty(taps.channels_out, dtype=torch.float64, device="meta")
+        sizes = _static(taps) if shift.dim() > 1 else []
+        return torch.empty(taps.channels_out, *sizes, dtype=torch.float64, device="meta")
     if shift.dim() > 1:
         return collapsed(_push_map(taps, shift))
     if taps.pointwise:
         return _columns(taps, shift)[0]
     return _push_uniform(taps, shift)
+
+
+def times(shift: Shift, scale: torch.Tensor) -> Shift:
+    """Return the shift with each channel scaled, `scale` [C]."""
+    if shift is None:
+        return None
+    return shift * scale.reshape(-1, *(1,) * (shift.dim() - 1))
+
+
+def broadcast(shifts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return shifts as maps of one size where one of them is a map."""
+    size = next((s.shape[1:] for s in shifts if s.dim() > 1), None)
+    if size is None:
+        return list(shifts)
+    return [s if s.dim() > 1 else s.reshape(-1, *(1,) * len(size)).expand(-1, *size) for s in shifts]
 
 
 def plus(a: Shift, b: Shift, factor: float = 1.0) -> Shift:
@@ -41,87 +64,118 @@ def plus(a: Shift, b: Shift, factor: float = 1.0) -> Shift:
     b = b * factor
     if a is None:
         return b
-    rank = max(a.dim(), b.dim())
-    aligned = [t.reshape(*t.shape, *(1,) * (rank - t.dim())) if t.dim() == 1 else t for t in (a, b)]
-    return collapsed(aligned[0] + aligned[1]) if rank > 1 else a + b
+    a, b = broadcast([a, b])
+    return collapsed(a + b)
 
 
 def collapsed(shift: torch.Tensor) -> torch.Tensor:
     """Return a map as `[C]` where it is constant over positions, else as it is."""
-    if shift.dim() == 1:
+    if shift.dim() == 1 or shift.device.type == "meta":
         return shift
     flat = shift.flatten(1)
     spread = (flat.amax(1) - flat.amin(1)).abs().max()
     return flat.mean(1) if spread <= _ROUNDING * flat.abs().max() else shift
 
 
-def uniform(shift: Shift) -> Shift:
-    """Return the shift as a bias; raises Refusal where it depends on the position."""
-    if shift is not None and shift.dim() > 1:
-        raise Refusal(
-            "shift before zero fill: a bias or BatchNorm shift in front of a zero-padded operation reaches "
-            "border outputs only in part, so it is no bias of the merged operation"
-        )
-    return shift
+def border(taps: TapMap, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return (c [Ci], b [Co]) with `t[p] = b + sum_{o outside at p} A_o c`, or None where none exists.
+
+    `shift` is a map [Co, *out]. The equations of all distinct borders are solved in the least squares
+    sense, and hold or do not.
+    """
+    inside = _inside_everywhere(taps)
+    pattern, index = torch.unique(inside.flatten(1).T, dim=0, return_inverse=True)
+    flat = shift.flatten(1)
+    first = torch.stack([(index == i).nonzero()[0, 0] for i in range(len(pattern))])
+    if not torch.allclose(flat, flat[:, first][:, index], rtol=1e-12, atol=_ROUNDING * float(flat.abs().max())):
+        return None  # it differs where the border is the same
+    whole = regrouped(taps.blocks, 1).weight[:, 0]
+    missing = torch.einsum("pt,toi->poi", 1 - pattern, whole)
+    rows, columns = missing.shape[1:]
+    bias = torch.eye(rows, dtype=torch.float64).expand(len(pattern), rows, rows)
+    system = torch.cat([missing, bias], 2).reshape(-1, columns + rows)
+    wanted = flat[:, first].T.reshape(-1, 1)
+    found = torch.linalg.lstsq(system, wanted, driver="gelsd").solution
+    holds = float((system @ found - wanted).abs().max()) <= 1e-12 * float(wanted.abs().max())
+    return (found[:columns, 0], found[columns:, 0]) if holds else None
+
+
+def constant_response(taps: TapMap, values: torch.Tensor) -> torch.Tensor:
+    """Return `sum_o A_o c`, [Co]: what the map gives for `c` everywhere."""
+    return _columns(taps, values).sum(0)
+
+
+def _inside_everywhere(taps: TapMap) -> torch.Tensor:
+    """Return, [T, *out], whether each tap's read falls inside the input."""
+    whole = torch.ones(len(taps.offsets), *(1,) * taps.rank, dtype=torch.float64)
+    for axis in range(taps.rank):
+        shape = [len(taps.offsets), *(1,) * taps.rank]
+        inside = _inside(taps, axis)
+        shape[axis + 1] = inside.shape[1]
+        whole = whole * inside.reshape(shape)
+    return whole
 
 
 def _columns(taps: TapMap, shift: torch.Tensor) -> torch.Tensor:
     """Return `A_o t` for each tap, [T, Co]."""
-    parts = shift.reshape(1, taps.groups, -1, 1)
-    return torch.matmul(taps.weight, parts).flatten(1)
+    matrix = taps.blocks
+    parts = shift.reshape(-1, matrix.weight.shape[3])[list(matrix.source)]
+    return torch.matmul(matrix.weight, parts[None, :, :, None]).flatten(1)
 
 
 def _push_uniform(taps: TapMap, shift: torch.Tensor) -> torch.Tensor:
-    inside = [_inside(taps, axis) for axis in range(taps.rank)]
     columns = _columns(taps, shift)
-    if all(bool(i.all()) for i in inside):
+    if all(bool(_inside(taps, axis).all()) for axis in range(taps.rank)):
         return columns.sum(0)
-    whole = columns
-    for axis_inside in inside:
-        whole = whole.reshape(*whole.shape, 1) * axis_inside.reshape(
-            len(taps.offsets), 1, *(1,) * (whole.dim() - 2), -1
-        )
-    return collapsed(whole.sum(0))
+    return collapsed(torch.einsum("tc,t...->c...", columns, _inside_everywhere(taps)))
 
 
 def _inside(taps: TapMap, axis: int) -> torch.Tensor:
-    """Return, [T, out], whether each tap's read falls inside the input on one axis."""
-    size, count = taps.in_size[axis], taps.out_size[axis]
+    """Return, [T, out], whether each tap's read meets a value of the input, on one axis."""
+    size, count, up = taps.in_size[axis], taps.out_size[axis], taps.up[axis]
     offsets = torch.tensor([o[axis] for o in taps.offsets])[:, None]
+    if taps.edge[axis] != ZEROS:
+        return torch.ones(len(offsets), count if isinstance(count, int) else 1, dtype=torch.float64)
     if not isinstance(size, int) or not isinstance(count, int):
         reaches_out = bool((offsets < 0).any()) or bool((offsets + taps.slack[axis] >= 0).any())
-        if reaches_out:
+        if reaches_out or up != 1:
             raise Refusal(f"a shift meets zero padding on axis {axis}, whose size is only known at run time")
         return torch.ones(len(offsets), 1, dtype=torch.float64)
     reads = taps.stride[axis] * torch.arange(count)[None, :] + offsets
-    return ((reads >= 0) & (reads < size)).double()
+    return ((reads >= 0) & (reads < size * up) & (reads % up == 0)).double()
+
+
+def _static(taps: TapMap) -> list[int]:
+    sizes = [d for d in taps.out_size if isinstance(d, int)]
+    if len(sizes) != taps.rank:
+        raise Refusal("a position-dependent shift needs static sizes")
+    return sizes
 
 
 def _push_map(taps: TapMap, shift: torch.Tensor) -> torch.Tensor:
-    sizes = [int(d) for d in taps.out_size if isinstance(d, int)]
-    if len(sizes) != taps.rank:
-        raise Refusal("a position-dependent shift needs static sizes")
-    total = torch.zeros(taps.channels_out, *sizes, dtype=torch.float64)
-    for offset, weight in zip(taps.offsets, taps.weight, strict=True):
-        total += _apply(weight, _gather(taps, shift, offset))
+    total = torch.zeros(taps.channels_out, *_static(taps), dtype=torch.float64)
+    for index, offset in enumerate(taps.offsets):
+        total += _apply(taps, index, _gather(taps, shift, offset))
     return total
 
 
 def _gather(taps: TapMap, shift: torch.Tensor, offset: tuple[int, ...]) -> torch.Tensor:
     """Return `t[s p + o]` with zeros outside, [Ci, *out]."""
+    if any(e != ZEROS for e in taps.edge):
+        raise Refusal("a position-dependent shift meets padding by the image itself")
     result = shift
     for axis in range(taps.rank):
-        size, count = shift.shape[axis + 1], taps.out_size[axis]
+        size, count, up = shift.shape[axis + 1], taps.out_size[axis], taps.up[axis]
         assert isinstance(count, int)
         index = taps.stride[axis] * torch.arange(count) + offset[axis]
-        valid = ((index >= 0) & (index < size)).double()
-        result = result.index_select(axis + 1, index.clamp(0, size - 1))
+        valid = ((index >= 0) & (index < size * up) & (index % up == 0)).double()
+        result = result.index_select(axis + 1, (index // up).clamp(0, size - 1))
         result = result * valid.reshape(-1, *(1,) * (taps.rank - 1 - axis))
     return result
 
 
-def _apply(weight: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Apply one tap's block-diagonal matrix [G, Co/G, Ci/G] to [Ci, *out]."""
-    groups = weight.shape[0]
-    spread = values.reshape(groups, weight.shape[2], -1)
-    return torch.matmul(weight, spread).reshape(-1, *values.shape[1:])
+def _apply(taps: TapMap, index: int, values: torch.Tensor) -> torch.Tensor:
+    """Apply one tap's matrix to [Ci, *out]."""
+    matrix = taps.blocks
+    spread = values.reshape(-1, matrix.weight.shape[3], values[0].numel())[list(matrix.source)]
+    return torch.matmul(matrix.weight[index], spread).reshape(-1, *values.shape[1:])

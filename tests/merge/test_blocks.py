@@ -142,10 +142,10 @@ def test_batch_norm_read_by_two_convolutions_is_absorbed_by_both() -> None:
 def test_price_decides_a_bottleneck_both_ways() -> None:
     module = nn.Sequential(nn.Conv2d(16, 8, 1), nn.Conv2d(8, 16, 1))
     graph = compile_graph(module, torch.randn(1, 16, 32, 32))
-    launches = merge(graph, Roofline(macs_per_byte=0.01, launch_macs=1e9))[0]
+    launches = merge(graph, prior=Roofline(macs_per_byte=0.01, launch_macs=1e9))[0]
     arithmetic = merge(
         compile_graph(nn.Sequential(nn.Conv2d(64, 4, 1), nn.Conv2d(4, 64, 1)), torch.randn(1, 64, 32, 32)),
-        Roofline(macs_per_byte=0.01, launch_macs=0.0),
+        prior=Roofline(macs_per_byte=0.01, launch_macs=0.0),
     )[0]
     assert launches.histogram()["aten.conv2d.default"] == 1
     assert arithmetic.histogram()["aten.conv2d.default"] == 2

@@ -1,0 +1,14 @@
+"""The affine operations, by what they do to a form: each file states its own `RULES`."""
+
+from compiler.merge.affine_ops import Rule
+from compiler.merge.rules import channelwise, commuting, movement, padding, products, spatial, sums
+
+RULES: dict[str, Rule] = {
+    **channelwise.RULES,
+    **commuting.RULES,
+    **movement.RULES,
+    **padding.RULES,
+    **products.RULES,
+    **spatial.RULES,
+    **sums.RULES,
+}

@@ -1,0 +1,62 @@
+"""Every published method in this folder merges, is refused or is kept as its file states."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+import pytest
+
+import tests.methods
+from compiler.merge import Outcome
+from tests.methods.judge import compiled, histogram
+from tests.methods.method import Dearer, Merge, Refusal
+
+
+def methods() -> list[ModuleType]:
+    """Return the modules of this folder that state a METHOD, by section."""
+    names = [m.name for m in pkgutil.iter_modules(tests.methods.__path__) if not m.name.startswith("test_")]
+    modules = [importlib.import_module(f"tests.methods.{n}") for n in names]
+    found = [m for m in modules if hasattr(m, "METHOD")]
+    return sorted(found, key=lambda m: [int(p) for p in m.METHOD.section.split(".")])
+
+
+def stated(kind: str) -> list[object]:
+    """Return the cases of a kind over all methods, named."""
+    return [
+        pytest.param(case, id=f"{module.__name__.rsplit('.', 1)[1]} {case.name}")
+        for module in methods()
+        for case in getattr(module, kind, ())
+    ]
+
+
+@pytest.mark.parametrize("case", stated("MERGES"))
+def test_it_merges(case: Merge) -> None:
+    graph, attempts, error = compiled(case.build(), **case.settings)
+    assert error < 1e-9
+    assert histogram(graph) == dict(case.after), "\n".join(f"{a.outcome} {a.root}: {a.reason}" for a in attempts)
+    done = {a.exactness for a in attempts if a.outcome is Outcome.MERGED}
+    assert done <= {case.exactness, "bitwise", "real"}
+    assert case.exactness in done or not done or case.exactness == "bitwise"
+
+
+@pytest.mark.parametrize("case", stated("REFUSALS"))
+def test_it_is_refused(case: Refusal) -> None:
+    graph, attempts, error = compiled(case.build(), **case.settings)
+    assert error < 1e-9
+    counts = histogram(graph)
+    assert {op: counts.get(op, 0) for op in case.keeps} == dict(case.keeps)
+    refused = [a for a in attempts if a.outcome is Outcome.REFUSED]
+    assert not case.reason or any(case.reason in a.reason and case.node in a.node for a in refused), [
+        (a.reason, a.node) for a in refused
+    ]
+
+
+@pytest.mark.parametrize("case", stated("DEARER"))
+def test_the_price_refuses(case: Dearer) -> None:
+    graph, attempts, error = compiled(case.build(), **case.settings)
+    assert error < 1e-9
+    counts = histogram(graph)
+    assert {op: counts.get(op, 0) for op in case.keeps} == dict(case.keeps)
+    assert any(a.outcome is Outcome.KEPT for a in attempts)

@@ -56,6 +56,8 @@ def standard(shape: tuple[int, ...], axis: int) -> Arrangement:
 def channel_axis(arrangement: Arrangement) -> Axis | None:
     """Return the axis that holds the channels, or None where they are spread over several."""
     code, channels = arrangement.code, arrangement.channels
+    if code.dim() < 2:
+        return None
     candidates = [a for a in (1, code.dim() - 1, *range(code.dim())) if a < code.dim()]
     for axis in dict.fromkeys(candidates):
         first = code.movedim(axis, 0).flatten(1)

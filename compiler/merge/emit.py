@@ -14,15 +14,13 @@ from dataclasses import replace
 
 import torch
 
-from compiler.ir.graph import Dim, Graph, TensorType
-from compiler.merge import blocks, tap_map
-from compiler.merge.arrangement import channel_axis, standard
+from compiler.ir.graph import Dim, Graph, Operand, TensorType
+from compiler.merge import blocks
 from compiler.merge.attempt import Refusal
 from compiler.merge.convolution import convolutions
-from compiler.merge.form import Form, grid_of, rows
-from compiler.merge.rules.movement import run_on
-from compiler.merge.sizes import constant, sizes
-from compiler.merge.step import ENTRY, Program, Ref, Writer, arrange
+from compiler.merge.form import Form, Move, grid_of
+from compiler.merge.moves import behind, flat, in_front
+from compiler.merge.step import ENTRY, Program, Ref, Step, Writer, arrange
 
 
 def programs(graph: Graph, form: Form, exit_: TensorType, splits: bool = False) -> list[Program]:
@@ -32,51 +30,54 @@ def programs(graph: Graph, form: Form, exit_: TensorType, splits: bool = False) 
     """
     if form.base_axis == 0 or form.axis == 0:
         raise Refusal("its channels lie on the first axis", quiet=True)
-    form = _moved(graph, form, exit_)
+    if form.arrangement is not None:
+        return _rearranged(graph, form, exit_, splits)
     if form.taps.pointwise:
         return list(_pointwise(graph, form, exit_))
     return list(_spatial(graph, form, exit_, splits))
 
 
-def _moved(graph: Graph, form: Form, exit_: TensorType) -> Form:
-    """Return the form with its pending movements in front of it; raises Refusal."""
-    if form.arrangement is None:
-        return form
-    found = channel_axis(form.arrangement)
-    if found is None:
-        raise Refusal("its channels end up spread over several axes", quiet=True)
-    if not form.taps.pointwise or (form.shift is not None and form.shift.dim() > 1):
-        raise Refusal("its positions are moved behind an operation over several of them", quiet=True)
-    base_shape = sizes(graph, form.base)
-    here = standard(base_shape, form.base_axis)
-    code = here.code
-    for move in form.pending:
+def _rearranged(graph: Graph, form: Form, exit_: TensorType, splits: bool) -> list[Program]:
+    """Return the programs of a form whose value lies elsewhere than on a channel axis in order."""
+    try:
+        return programs(graph, in_front(graph, form), exit_, splits)
+    except Refusal:
+        flattened = flat(form)
+    if flattened is not None and exit_.static and form.taps.pointwise:
+        lead = flattened.shape[0]
+        made = TensorType((lead, flattened.taps.channels_out), exit_.dtype)
+        found = programs(graph, flattened, made, splits)
+        reshape: dict[str, Operand] = {"shape": exit_.shape}
+        return [_followed(p, "aten.reshape.default", reshape, exit_) for p in found]
+    at, moves = behind(graph, form)
+    assert form.origin is not None
+    found = programs(graph, at, form.origin.type, splits)
+    return [_with_moves(graph, p, moves) for p in found]
+
+
+def _followed(program: Program, op: str, operands: dict[str, Operand], type_: TensorType) -> Program:
+    """Return the program with one more operation that reads its result as `self`."""
+    step = Step(op, {"self": program.result, **operands}, (type_,))
+    return replace(program, steps=(*program.steps, step), result=Ref(len(program.steps)))
+
+
+def _with_moves(graph: Graph, program: Program, moves: Sequence[Move]) -> Program:
+    writer = Writer(moves[-1].type.dtype, list(program.steps))
+    at = program.result
+    for move in moves:
         node = graph.node(move.node)
-        source = node.operands[0][1]
-        others = {v: constant(graph, v) for _, v in node.values() if v != source}
-        code = run_on(graph, node, source, code, others)[move.index]
-    there = channel_axis(replace(here, code=code))
-    same = there is not None and there.axis == found.axis and tuple(code.shape) == form.shape
-    if not same or not bool((code // here.channels == form.arrangement.position).all()):
-        raise Refusal("its positions are moved at another width than the region begins with", quiet=True)
-    assert there is not None
-    base = form.pending[-1].type
-    channels = form.base.shape[form.base_axis]
-    base = TensorType(tuple(channels if i == found.axis else d for i, d in enumerate(base.shape)), base.dtype)
-    if not there.order.equal(torch.arange(here.channels)):
-        raise Refusal("its channels are moved together with its positions", quiet=True)
-    picked = rows(form, found.order)
-    taps = tap_map.pointwise(picked.taps.blocks, grid_of(exit_.shape, found.axis))
-    moves = (*form.moves, *form.pending)
-    return replace(
-        picked, taps=taps, axis=found.axis, base=base, base_axis=found.axis, arrangement=None, moves=moves
-    )
+        at = writer.copy(node, node.operands[0][0], at, move.type, move.index)
+    return replace(program, steps=tuple(writer.steps), result=at)
 
 
 def _start(graph: Graph, form: Form) -> tuple[Writer, Ref]:
     """Return a writer behind the form's moves."""
     writer, at = Writer(form.base.dtype), ENTRY
     for move in form.moves:
+        if move.layout is not None:
+            shape, axis, to = move.layout
+            at = arrange(writer, at, shape, axis, move.type.shape, to)
+            continue
         node = graph.node(move.node)
         at = writer.copy(node, node.operands[0][0], at, move.type, move.index)
     return writer, at

@@ -20,14 +20,17 @@ from compiler.cost.roofline import PRIOR, Roofline
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Value
 from compiler.merge.apply import apply_program
+from compiler.merge.associate import associate
 from compiler.merge.attempt import Attempt, Outcome, Refusal
 from compiler.merge.fan_out import absorb_fan_out
+from compiler.merge.gauge import along_streams, through_activations
 from compiler.merge.norms import exposed, restored
 from compiler.merge.path import Piece, emitted_pieces, solve
 from compiler.merge.price import Price
 from compiler.merge.reassociate import reassociate
 from compiler.merge.regions import Regions
 from compiler.merge.report import attempts_of
+from compiler.passes.common import share_computations
 from compiler.passes.dead_code import dead_code
 
 _ROUNDS = 4
@@ -58,16 +61,17 @@ def merge(
 def _round(
     graph: Graph, table: LatencyTable | None, prior: Roofline, keep: Container[str]
 ) -> tuple[Graph, list[Attempt]]:
-    graph = reassociate(graph)
+    graph = reassociate(through_activations(graph))
     regions = Regions(graph, prior, table, keep)
     editor = Editor(graph)
     renamed: dict[Value, Value] = {}
     attempts: list[Attempt] = []
     for root in regions.affine.roots:
         attempts += _merge_root(regions, root, editor, renamed)
-    merged = dead_code(editor.finish())
+    merged, ordered = associate(dead_code(editor.finish()), prior)
     merged, absorbed = absorb_fan_out(Regions(merged, prior, table, keep))
-    return dead_code(merged), [*attempts, *absorbed]
+    merged, moved = along_streams(dead_code(merged))
+    return share_computations(dead_code(merged)), [*attempts, *ordered, *absorbed, *moved]
 
 
 def _merge_root(regions: Regions, root: Value, editor: Editor, renamed: dict[Value, Value]) -> list[Attempt]:

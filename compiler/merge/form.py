@@ -29,11 +29,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Move:
-    """An operation of the graph to be run on the entry itself: the node, and the type it then has."""
+    """An operation of the graph to be run on the entry itself: the node, and the type it then has.
+
+    With `layout`, (shape and channel axis before, channel axis after), it is no node but whatever brings
+    the channels and the positions, in order, there.
+    """
 
     node: str
     type: TensorType
     index: int = 0
+    layout: tuple[tuple[Dim, ...], int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the channels last lay on one axis: the value's type, that axis, and the movements before it."""
+
+    type: TensorType
+    axis: int
+    moves: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +55,7 @@ class Form:
     """A region's result: `shape` in plain integers, channels on `axis` unless `arrangement` says where.
 
     `positions` counts those of the table. `base` is the type of the entry after `moves`, with its channels on `base_axis`. `pending` are the
-    movements since the channels last lay on one axis with the positions in order. `uneven` names the
+    movements since the base, `origin` where those begin that the arrangement undoes. `uneven` names the
     operation at which the shift came to depend on the position.
     """
 
@@ -55,6 +69,7 @@ class Form:
     arrangement: Arrangement | None = None
     moves: tuple[Move, ...] = ()
     pending: tuple[Move, ...] = ()
+    origin: Origin | None = None
     uneven: str = ""
 
     @property
@@ -150,7 +165,7 @@ def settled(form: Form) -> Form:
     if form.arrangement.code.numel() != len(found.order) * form.positions:
         return form  # a selection of positions: in order, but not all of them
     picked = rows(form, found.order)
-    return replace(picked, axis=found.axis, arrangement=None, pending=())
+    return replace(picked, axis=found.axis, arrangement=None)
 
 
 def rows(form: Form, order: torch.Tensor) -> Form:

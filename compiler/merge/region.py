@@ -111,11 +111,16 @@ def _values(graph: Graph) -> Iterator[Value]:
 
 
 def readers(graph: Graph, value: Value) -> list[Value]:
-    """Return the values that are made directly from a value, each once; the output counts as one."""
+    """Return the values that are made directly from a value, each once; the output counts as one.
+
+    Complex values stand inside an operation through a spectrum, and are passed over.
+    """
     found: dict[Value, None] = {}
     for node, _ in graph.uses(value):
         made = [Value(node.name, i) for i in range(len(node.types)) if graph.uses(Value(node.name, i))]
-        found |= dict.fromkeys(made or [Value(node.name)])
+        for result in made or [Value(node.name)]:
+            inner = made and node.types[result.index].dtype.is_complex
+            found |= dict.fromkeys(readers(graph, result) if inner else [result])
     return list(found)
 
 

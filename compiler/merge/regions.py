@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from dataclasses import replace
+
+import torch
 
 from compiler.cost.latency_table import LatencyTable
 from compiler.cost.roofline import Roofline
@@ -33,6 +36,7 @@ class Regions:
         self._programs: dict[Pair, list[Program] | Refusal] = {}
         self.real: dict[Pair, Program] = {}
         self.struck: dict[Pair, Refusal] = {}
+        self.uneven: dict[Pair, Refusal] = {}
 
     def type(self, value: Value) -> TensorType:
         """Return the type of a value."""
@@ -70,14 +74,26 @@ class Regions:
             for commuting in (False, True):
                 try:
                     form = self.form(entry, exit_, axis, commuting, weights)
+                    self._note(entry, exit_, form)
                     found += programs(self.graph, form, self.type(exit_), self.measured is not None)
                 except Refusal as refusal:
                     refusals.append(refusal.at(exit_.node))
                 if not self._commutes(entry, exit_):
                     break
+            if found and any(self.affine.nodes[v].shape_only for v in self.affine.between(entry, exit_)):
+                return [replace(p, shape_only=True) for p in found]
             if found:
                 return found
         raise min(refusals, key=lambda r: r.quiet)
+
+    def _note(self, entry: Value, exit_: Value, form: Form) -> None:
+        """Remember that a shift is no bias here, whatever way around it the price then finds."""
+        if form.real and form.shift is not None and form.shift.dim() > 1:
+            self.uneven[entry, exit_] = Refusal(
+                "shift before zero fill: a bias or a normalisation's shift in front of a zero-padded operation "
+                "reaches border outputs only in part, so it is no bias of the merged operation",
+                form.uneven,
+            )
 
     def form(self, entry: Value, exit_: Value, axis: int, commuting: bool, weights: bool) -> Form:
         """Return the form of `exit_` relative to `entry`; raises Refusal."""
@@ -108,23 +124,21 @@ class Regions:
         return costs[best], options[best]
 
     def _check_shared(self, entry: Value, exit_: Value, program: Program) -> None:
-        """Raise where the region would store a tied weight again for less than reading it costs."""
-        if not program.steps:
+        """Raise where the region would store a weight again that something outside reads too."""
+        if not any(isinstance(o, torch.Tensor) for s in program.steps for o in s.operands.values()):
             return
         inside = {v.node for v in self.affine.between(entry, exit_)}
-        bytes_, name = 0, ""
-        for node in inside:
-            for _, value in self.graph.node(node).values():
-                constant = self.graph.constant(value)
-                if constant is not None and not {r.name for r in self.graph.users(value.node)} <= inside:
-                    size = constant.numel() * constant.element_size()
-                    bytes_, name = bytes_ + size, name if bytes_ >= size else value.node
-        if not bytes_:
-            return
-        saved = sum(map(self.price.node, self.replaced(entry, exit_)))
-        saved -= self.price.program(program, self.type(entry))
-        if saved < bytes_ * self.price.prior.macs_per_byte:
-            raise Refusal(f"un-shares {name!r}: {bytes_} bytes would be stored again to save less than that", exit_.node)
+        for name in inside:
+            for _, value in self.graph.node(name).values():
+                weight = self.graph.constant(value)
+                others = [r.name for r in self.graph.users(value.node) if r.name not in inside]
+                if weight is not None and weight.dim() > 1 and others:
+                    size = weight.numel() * weight.element_size()
+                    raise Refusal(
+                        f"un-shares {value.node!r}: its {size} bytes are read by {others[0]!r} too, and would be "
+                        "stored a second time",
+                        name,
+                    )
 
     def replaced(self, entry: Value, exit_: Value) -> list[str]:
         """Return the nodes that emitting a region makes dead: not what outsiders read, nor what feeds it."""

@@ -142,9 +142,9 @@ def _merged(regions: Regions, pieces: Sequence[Piece], price: Price) -> Iterator
 
 
 def _struck(regions: Regions, chain: list[Value]) -> Iterator[Attempt]:
-    """Yield the pieces of this chain that real weights showed to be unequal."""
+    """Yield the pieces of this chain that real weights showed to be unequal, or equal by a way around only."""
     members = set(chain)
-    for (entry, exit_), refusal in regions.struck.items():
+    for (entry, exit_), refusal in {**regions.uneven, **regions.struck}.items():
         if entry in members and exit_ in members and not refusal.quiet:
             yield attempt(regions, entry, exit_, Outcome.REFUSED, refusal.reason, refusal.node)
 

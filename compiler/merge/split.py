@@ -27,7 +27,7 @@ import torch
 
 from compiler.ir.graph import Dim
 from compiler.merge.blocks import Blocks, grouped
-from compiler.merge.tap_map import Offset, plain, TapMap
+from compiler.merge.tap_map import ZEROS, Offset, TapMap
 
 LIMIT = 25  # taps of the largest depthwise microkernel of XNNPACK
 MODULI = (2, 3, 4)
@@ -84,10 +84,10 @@ def products(taps: TapMap) -> Iterator[tuple[str, tuple[Pair, ...]]]:
     """Yield the ways to write a depthwise map as a sum of compositions `second(first(x))`.
 
     For a map over two axes whose output channels read one input channel each, and only where the
-    kernels' exact rank makes it fewer taps; nothing on the meta device.
+    kernels' exact rank makes it fewer taps; nothing on the meta device or for a transposed map.
     """
     depthwise = taps.rank == 2 and taps.weight.shape[3] == 1
-    if not depthwise or taps.weight.device.type == "meta":
+    if not depthwise or not taps.real or taps.up != (1, 1):
         return
     grid = grid_of(taps)
     left, values, right = torch.linalg.svd(_planes(taps, grid), full_matrices=False)
@@ -199,7 +199,8 @@ def _along(
     places = range(grid.counts[axis])
     offsets = tuple(only(grid.start[axis] + grid.step[axis] * i, 0) for i in places)
     stride, slack = only(taps.stride[axis], 1), only(taps.slack[axis], -1)
-    return plain(offsets, matrices, stride, slack, in_size, out_size)
+    edge = (taps.edge[0], ZEROS) if axis == 0 else (ZEROS, taps.edge[1])
+    return TapMap(offsets, matrices, stride, slack, in_size, out_size, edge, (1, 1))
 
 
 def _by(sizes: tuple[int, ...]) -> str:

@@ -1,8 +1,8 @@
 """ConvBN modes: Train has no merge, Eval folds, Tune is a subgraph on weights, Deploy is what both become.
 
-Tune computes `c = γ/√(σ²+ε)`, `W' = W c`, `b' = β + c (b - μ)` at each step from live parameters and fixed
-statistics; in an exported graph that is weight-only. In a transposed convolution the output channels are the second
-axis of the weight, in groups.
+Tune computes `c = γ/√(σ²+ε)`, `W' = W c`, `b' = β + c (b - μ)` at each step from live parameters and
+fixed statistics; in an exported graph that is weight-only. In a transposed convolution the output
+channels are the second axis of the weight, in groups.
 """
 
 from __future__ import annotations

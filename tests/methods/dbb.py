@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from compiler.merge import Exactness
 from tests.methods.judge import scramble
-from tests.methods.method import Built, Merge, Method, Refusal
+from tests.methods.method import Built, Dearer, Merge, Method, Refusal
 from tests.models.small import ConvNorm
 
 METHOD = Method("2.3", "Diverse Branch Block", "arXiv 2103.13425", "M1+M2+M3")
@@ -146,9 +146,9 @@ MERGES = (
     Merge("padded with zeros", lambda: block(dbb(zeros=True)), {**ONE, "add": 1}, Exactness.SHAPE),
 )
 REFUSALS = (
-    Refusal("padded with zeros, narrow", starved, {"conv2d": 2}, "zero"),
     Refusal("d2 in one branch only", lambda: block(dbb(d=2)), {}, "cannot be exported"),
     # On a 3×3 image the dilated branch has one output, which the others' additions broadcast.
     Refusal("d2, broadcasting", lambda: block(dbb(d=2)[:2], (2, 8, 3, 3)), {"conv2d": 2, "add": 1}),
     Refusal("batch statistics", train_mode, {}, "training mode"),
 )
+DEARER = (Dearer("padded with zeros, narrow", starved, {"conv2d": 2}),)

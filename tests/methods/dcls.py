@@ -1,10 +1,11 @@
 """DCLS: a convolution whose kernel is built from weights at learned positions; it folds to a plain one.
 
-With `q = P + ⌊size/2⌋` and the grid index i, a filter is `K_i = Σ_m W_m · f(i - q_m) / (Σ_i f + 1e-7)`: a triangle
-in each direction (v1), a wider one of half-width `|SIG| + 1` (max), a Gaussian of deviation `|SIG| + 0.27`
-(gauss), or the corners around each position weighted by their distance, not normalised (v0). The positions are
-clamped by the training loop only, so here they may leave the grid. In two dimensions the first position
-is the column, yet its centre is that of the first size: on a grid that is not square the graph is what counts.
+With `q = P + ⌊size/2⌋` and the grid index i, a filter is `K_i = Σ_m W_m · f(i - q_m) / (Σ_i f + 1e-7)`: a
+triangle in each direction (v1), a wider one of half-width `|SIG| + 1` (max), a Gaussian of deviation
+`|SIG| + 0.27` (gauss), or the corners around each position weighted by their distance, not normalised
+(v0). The positions are clamped by the training loop only, so here they may leave the grid. In two
+dimensions the first position is the column, yet its centre is that of the first size: on a grid that is
+not square the graph is what counts.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ METHOD = Method("2.10", "Experts Weights Averaging", "arXiv 2308.06093", "M5")
 
 
 class Experts(nn.Module):
-    """Experts `base + ε noise` on equal shares of the tokens; `order` is the partition, drawn where it is None."""
+    """Experts `base + ε noise` on equal shares of the tokens; `order` is the partition, or None: drawn."""
 
     def __init__(self, spread: float, order: torch.Tensor | None = None, linear: bool = False) -> None:
         super().__init__()

@@ -16,9 +16,10 @@ from compiler.evaluate import evaluate
 from compiler.frontends.torch_export import import_model
 from compiler.ir.graph import Graph, Kind, Node
 from compiler.ir.verify import verify
-from compiler.merge import Attempt, Outcome, merge
+from compiler.merge import Attempt, Exactness, Outcome, merge
 from compiler.passes import PIPELINE
 from compiler.passes.fold_weights import fold_weights
+from compiler.passes.ranking import keep_rankings
 from compiler.passes.specialise import specialise
 from tests.methods.method import Built
 
@@ -52,7 +53,8 @@ def compiled(
         return Graph(), (_refused(error),), 0.0
     names = [n.name for n in graph.inputs()]
     graph = _prepared(specialise(graph, frozen), load_time)
-    graph, attempts = merge(_ranking(graph) if argmax_only else graph, **settings)
+    graph, ranked = _ranked(graph) if argmax_only else (graph, ())
+    graph, attempts = merge(graph, **settings)
     verify(graph)
     if constants is not None:
         stored = [n.name for n in graph.nodes() if n.kind is Kind.CONSTANT]
@@ -63,7 +65,7 @@ def compiled(
     for x in (inputs, _other(inputs)):
         given = {name: frozen.get(name, v) for name, v in zip(names, x, strict=True)}
         errors.append(error_of(graph, module, given, argmax_only))
-    return graph, attempts, max(errors)
+    return graph, (*ranked, *attempts), max(errors)
 
 
 def _prepared(graph: Graph, load_time: bool) -> Graph:
@@ -74,10 +76,16 @@ def _prepared(graph: Graph, load_time: bool) -> Graph:
     return graph
 
 
-def _ranking(graph: Graph) -> Graph:
-    from compiler.passes.ranking import ranking
-
-    return ranking(graph)
+def _ranked(graph: Graph) -> tuple[Graph, tuple[Attempt, ...]]:
+    """Return the graph with what a ranking does not need dropped, and each drop or refusal as an attempt."""
+    graph, rankings = keep_rankings(graph)
+    return graph, tuple(
+        Attempt(
+            r.origin, r.node, r.node, (r.node,), Outcome.MERGED if r.dropped else Outcome.REFUSED, r.reason, r.blame,
+            exactness=Exactness.ARGMAX,
+        )
+        for r in rankings
+    )  # fmt: skip
 
 
 def error_of(graph: Graph, module: nn.Module, given: Mapping[str, torch.Tensor], argmax_only: bool) -> float:
@@ -99,7 +107,7 @@ def error_of(graph: Graph, module: nn.Module, given: Mapping[str, torch.Tensor],
 
 
 def _refused(error: UnsupportedModelError) -> Attempt:
-    return Attempt("", "", "", (), Outcome.REFUSED, str(error), str(error), (), (), 0.0, 0.0)
+    return Attempt("", "", "", (), Outcome.REFUSED, str(error), str(error))
 
 
 def multiply_accumulates(graph: Graph) -> float:

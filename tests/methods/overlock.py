@@ -1,9 +1,10 @@
-"""OverLoCK: dilated blocks, depthwise residuals, a layer scale written as a convolution; ContMix stays dynamic.
+"""OverLoCK: dilated blocks, depthwise residuals, a layer scale as a convolution; ContMix stays dynamic.
 
-The shipped re-parameterisation merges the dilated block only. `x + dw(x)` is an identity tap, the BatchNorm
-after the block, the β of GRN and the layer scale fold into their neighbours as well. ContMix computes a kernel
-for each pixel: its weights depend on the input, and freezing them is no merge. What is exact there is an
-order: with the affinity `q kᵀ` to 49 keys mixed by P to one weight for each tap, `P (q kᵀ) = q (P k)ᵀ`.
+The shipped re-parameterisation merges the dilated block only. `x + dw(x)` is an identity tap, the
+BatchNorm after the block, the β of GRN and the layer scale fold into their neighbours as well. ContMix
+computes a kernel for each pixel: its weights depend on the input, and freezing them is no merge. What is
+exact there is an order: with the affinity `q kᵀ` to 49 keys mixed by P to one weight for each tap, `P (q
+kᵀ) = q (P k)ᵀ`.
 """
 
 from __future__ import annotations
@@ -173,8 +174,7 @@ REFUSALS = (
     Refusal(
         "LayerNorm before the dilated block",
         lambda: block(nn.Sequential(LayerNorm2d(8), dilated(8, 7))),
-        {"layer_norm": 1, "conv2d": 1},
-        "zero",
+        {"layer_norm": 1, "permute": 2, "conv2d": 1, "mul": 0, "add": 0},
     ),
     Refusal("kernels from the input", contmix, {"softmax": 2, "im2col": 2}),
 )

@@ -16,7 +16,7 @@ METHOD = Method("2.1", "RepVGG", "arXiv 2101.03697", "M2+M3")
 
 
 class RepVGG(nn.Module):
-    """One block; `gate` is where the data-dependent scale (SE) is: nowhere, after the sum, in the 1x1 branch."""
+    """One block; `gate` is where the SE is: nowhere, `after` the sum or `inside` the 1x1 branch."""
 
     def __init__(
         self,

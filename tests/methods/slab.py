@@ -1,10 +1,10 @@
 """PRepBN and simplified linear attention (SLAB): `RepBN(x) = BN(x) + α x` vanishes into linear maps.
 
-With `a = γ/√(σ²+ε) + α` and `b = β - γ μ/√(σ²+ε)` it is `a x + b` by channel: `W diag(a), b_lin + W b` in the linear
-after it, `diag(a) W, a b_lin + b` in the one before (the paper's code drops `α b_lin`). The last norm folds through
-the mean over the tokens into the head, or, where tokens leave, by a gauge of the residual stream: rows of its
-writers times a, columns of its readers by 1/a. Attention without a softmax takes the cheaper order of
-`(q kᵀ) v = q (kᵀ v)`.
+With `a = γ/√(σ²+ε) + α` and `b = β - γ μ/√(σ²+ε)` it is `a x + b` by channel: `W diag(a), b_lin + W b` in
+the linear after it, `diag(a) W, a b_lin + b` in the one before (the paper's code drops `α b_lin`). The
+last norm folds through the mean over the tokens into the head, or, where tokens leave, by a gauge of the
+residual stream: rows of its writers times a, columns of its readers by 1/a. Attention without a softmax
+takes the cheaper order of `(q kᵀ) v = q (kᵀ v)`.
 """
 
 from __future__ import annotations
@@ -169,6 +169,7 @@ def attention(h: int, w: int, late: bool = False) -> Built:
     return block(SLA(h, w, late=late), size=(1, h * w, 32))
 
 
+WINDOWS = {"constant_pad_nd": 1, "permute": 1, "linear": 1}
 ATTENTION = {
     "linear": 4,
     "relu": 2,
@@ -208,7 +209,10 @@ MERGES = (
     Merge("read by q, k and v", lambda: block(Readers(8)), {"linear": 3}),
     Merge("LayerNorm weighted by zero", lambda: block(PRepBN(8, 0.0), nn.Linear(8, 12)), {"linear": 1}),
     Merge("gauge of the stream", stream, {"conv2d": 1, "permute": 1, "linear": 2, "gelu": 1, "add": 1}),
-    Merge("zero windows, no shift", centred_windows, {"constant_pad_nd": 1, "permute": 1, "linear": 1}),
+    Merge("zero windows, no shift", centred_windows, WINDOWS),
+    Merge(
+        "zero windows", lambda: block(Windows(8)), {**WINDOWS, "add": 1}
+    ),  # only the scale passes the zeros
     Merge(
         "after a table of positions",
         lambda: image(PatchEmbed(8, table=True), PRepBN(8), nn.GELU()),
@@ -230,7 +234,6 @@ MERGES = (
 )
 REFUSALS = (
     Refusal("λ above zero", lambda: block(PRepBN(8, 0.3), nn.Linear(8, 12)), {"layer_norm": 1, "linear": 1}),
-    Refusal("zero windows", lambda: block(Windows(8)), {"constant_pad_nd": 1, "linear": 1}, "zero"),
     Refusal(
         "read by the residual", lambda: block(FeedForward(8, post=True)), {"mul": 1, "linear": 2, "gelu": 1}
     ),

@@ -3,8 +3,9 @@
     W = U V,    W = L blkdiag(B),    W[sL+l, kP+p] = Σ_{r: (rL+l)//Q = k} B2[l,s,r] B1[k,(rL+l) mod Q,p]
 
 Which form is cheaper depends on the number of tokens and on the device: the factors have fewer
-multiply-accumulates and fewer bytes, the dense matrix fewer operations to start. Self-guided training adds a dense
-matrix with a factor α that ends at zero: while α > 0 all is one dense matrix, at zero the guide is dead.
+multiply-accumulates and fewer bytes, the dense matrix fewer operations to start. Self-guided training
+adds a dense matrix with a factor α that ends at zero: while α > 0 all is one dense matrix, at zero the
+guide is dead.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ MACS = {
     "BlockDense": 64 * (512 + 64) + 64 * (256 + 128),
     "BlockShuffle": 2 * 256 * 768 // 4,
 }
-SLOW_START = {"roofline": Roofline(launch_macs=1e8)}  # a GPU that a few tokens do not fill
+SLOW_START = {"prior": Roofline(launch_macs=1e8)}  # a GPU that a few tokens do not fill
 
 
 def big(kind: str, tokens: int) -> Built:

@@ -127,6 +127,12 @@ MERGES = (
         lambda: block(nn.BatchNorm2d(8), GlobalMean(), nn.BatchNorm1d(8), nn.Linear(8, 10)),
         {"mean": 1, "linear": 1},
     ),
+    # The scale folds; of the shift the border reads only a part, so an addition stays in front.
+    Merge(
+        "norm before a padded 3x3",
+        lambda: block(nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)),
+        {"add": 1, "conv2d": 1},
+    ),
     Merge("Next-ViT, norm, pool, norm, linear", next_vit, {"avg_pool1d": 1, "permute": 1, "linear": 1}),
 )
 REFUSALS = (
@@ -138,11 +144,5 @@ REFUSALS = (
     ),
     Refusal(
         "SE before the sum", lambda: residual(depthwise(), Gate(8)), {"conv2d": 2, "sigmoid": 1, "add": 1}
-    ),
-    Refusal(
-        "norm before a padded 3x3",
-        lambda: block(nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)),
-        {},
-        "zero",
     ),
 )

@@ -1,4 +1,4 @@
-"""Unified Normalization: a norm by a running second moment is a per-channel affine map, `S = γ/√(v+ε)`, `t = β`.
+"""Unified Normalization: a norm by a running second moment is affine by channel, `S = γ/√(v+ε)`, `t = β`.
 
 Before linear maps it vanishes: `W diag(S), b + W β`. After a residual sum its output is read by the next
 residual too: it stays, unless every writer and reader of the stream is linear, so that a gauge takes it.
@@ -101,15 +101,13 @@ MERGES = (
         {**FEED_FORWARD, "linear": 3},
     ),
     Merge("zero fill, no shift", filled_without_shift, {"constant_pad_nd": 1, "linear": 1}),
+    Merge("zero fill", lambda: block(Filled(8)), {"constant_pad_nd": 1, "linear": 1, "add": 1}),
 )
 REFUSALS = (
     Refusal(
         "post-norm of what no weight writes",
         lambda: block(FeedForward(8, post=True)),
         {"mul": 1, "linear": 2},
-    ),
-    Refusal(
-        "zero fill before the linear", lambda: block(Filled(8)), {"constant_pad_nd": 1, "linear": 1}, "zero"
     ),
     Refusal(
         "statistics of a window",

@@ -1,9 +1,9 @@
 """RepLKNet and UniRepLKNet: a large depthwise kernel with a small or several dilated ones becomes one.
 
-A tap `a` of a branch of kernel k and dilation r is tap `(K-1)/2 + r (a - (k-1)/2)` of the K×K. Where a branch reaches
-further than K (the paper's code crops it in silence) the kernel grows. Around it: the BatchNorms of
-RepLKNet's 1×1s fold into them from both sides, and UniRepLKNet's tail, the β of GRN, a linear, a BatchNorm
-and a layer scale, becomes one linear, through the permute between NHWC and NCHW.
+A tap `a` of a branch of kernel k and dilation r is tap `(K-1)/2 + r (a - (k-1)/2)` of the K×K. Where a
+branch reaches further than K (the paper's code crops it in silence) the kernel grows. Around it: the
+BatchNorms of RepLKNet's 1×1s fold into them from both sides, and UniRepLKNet's tail, the β of GRN, a
+linear, a BatchNorm and a layer scale, becomes one linear, through the permute between NHWC and NCHW.
 """
 
 from __future__ import annotations
@@ -135,8 +135,7 @@ REFUSALS = (
     Refusal(
         "LayerNorm before the dilated block",
         lambda: block(NormBefore()),
-        {"conv2d": 1, "layer_norm": 1},
-        "zero",
+        {"layer_norm": 1, "permute": 2, "conv2d": 1, "mul": 0, "add": 0},
     ),
 )
 DEARER = (

@@ -1,7 +1,7 @@
 """The affine operations, by what they do to a form: each file states its own `RULES`."""
 
 from compiler.merge.affine_ops import Rule
-from compiler.merge.rules import channelwise, commuting, movement, padding, products, spatial, sums
+from compiler.merge.rules import channelwise, commuting, movement, padding, products, spatial, spectral, sums
 
 RULES: dict[str, Rule] = {
     **channelwise.RULES,
@@ -10,5 +10,6 @@ RULES: dict[str, Rule] = {
     **padding.RULES,
     **products.RULES,
     **spatial.RULES,
+    **spectral.RULES,
     **sums.RULES,
 }

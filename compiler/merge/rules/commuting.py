@@ -2,7 +2,8 @@
 
 `P (W x + b) = W (P x) + b` where every row of `P` sums to one: a mean over positions, an adaptive
 or partial average pool, an upsampling (`merges.md` 1.5, 1.6). In front of them stands a map at one
-position only; a convolution does not commute.
+position only; a convolution does not commute. Filling positions with zeros commutes with a
+matrix, and not with a shift.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from compiler.merge import tap_map
 from compiler.merge.affine_ops import AffineNode, Rule, is_data
 from compiler.merge.attempt import Refusal
 from compiler.merge.form import Form, Move, grid_of
+from compiler.merge.moves import in_front
 from compiler.merge.rules.spatial import average_pool
 from compiler.merge.sizes import sizes
 
@@ -47,12 +49,28 @@ def _average_pool(graph: Graph, node: Node, index: int) -> AffineNode | None:
     return replace(mapped, commuted=front.apply)
 
 
-def _commuting(graph: Graph, node: Node, reduced: set[int], keep: bool) -> AffineNode:
+def filling(graph: Graph, node: Node, padded: set[int]) -> AffineNode | None:
+    """Return padding with zeros on `padded` axes as an operation in front of a matrix."""
+    if not is_data(graph, node.operand("self")):
+        return None
+    return _commuting(graph, node, padded, True, fills=True)
+
+
+def _commuting(graph: Graph, node: Node, reduced: set[int], keep: bool, fills: bool = False) -> AffineNode:
     source = node.operands[0][1]
 
     def apply(forms: Sequence[Form]) -> Form:
         form = forms[0]
+        if not _on_base(form):
+            form = in_front(graph, form)
         _check(form, reduced)
+        if fills and form.shift is not None and form.real and bool(form.shift.any()):
+            raise Refusal(
+                "shift before zero fill: a bias or a normalisation's shift does not reach the positions that "
+                "are filled with zeros, so it is no bias of the operation behind them"
+            )
+        if fills:  # whether the shift is zero shows only with weights
+            form = replace(form, shift=None)
         dropped = 0 if keep else sum(d < form.axis for d in reduced)
         axis = form.axis - dropped
         type_ = _with_channels(node.type, axis, form.base.shape[form.base_axis])
@@ -62,18 +80,23 @@ def _commuting(graph: Graph, node: Node, reduced: set[int], keep: bool) -> Affin
         moves = (*form.moves, Move(node.name, base))
         count = math.prod(shape) // shape[axis]
         return replace(
-            form, taps=taps, shape=shape, axis=axis, base=base, base_axis=axis, moves=moves, positions=count
+            form, taps=taps, shape=shape, axis=axis, base=base, base_axis=axis, moves=moves, pending=(), positions=count
         )
 
     return AffineNode((source,), apply)
 
 
-def _check(form: Form, reduced: set[int]) -> None:
-    grid = tuple(s for i, s in enumerate(form.shape) if i not in (0, form.axis))
-    aligned = len(grid) == form.taps.rank and all(
-        not isinstance(d, int) or d == s for d, s in zip(form.taps.out_size, grid, strict=True)
+def _on_base(form: Form) -> bool:
+    """Tell whether the value is laid out as the base is."""
+    same = form.axis == form.base_axis and len(form.shape) == form.base.rank
+    return same and all(
+        not isinstance(d, int) or d == s or i == form.axis
+        for i, (d, s) in enumerate(zip(form.base.shape, form.shape, strict=True))
     )
-    if not aligned or form.arrangement is not None or form.axis in reduced or form.axis != form.base_axis:
+
+
+def _check(form: Form, reduced: set[int]) -> None:
+    if form.arrangement is not None or form.axis in reduced:
         raise Refusal("its channels do not lie on an axis of their own", quiet=True)
     if not form.taps.pointwise or (form.shift is not None and form.shift.dim() > 1):
         raise Refusal("an average over positions commutes with operations at one position only", quiet=True)

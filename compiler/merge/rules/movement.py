@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-import torch
-
-from compiler.evaluate import run_node
-from compiler.ir.graph import Graph, Node, TensorType, Value
+from compiler.ir.graph import Graph, Node
 from compiler.merge.affine_ops import AffineNode, Rule, is_data
 from compiler.merge.arrangement import Arrangement
-from compiler.merge.attempt import Refusal
-from compiler.merge.form import Form, Move
-from compiler.merge.sizes import bindings, constant
+from compiler.merge.form import Form, Move, Origin
+from compiler.merge.running import run_on
+from compiler.merge.sizes import constant
 
 _OPS = (
     "reshape.default",
@@ -30,6 +26,7 @@ _OPS = (
     "flip.default",
     "roll.default",
     "index_select.default",
+    "index.Tensor",
     "pixel_shuffle.default",
     "pixel_unshuffle.default",
     "channel_shuffle.default",
@@ -61,23 +58,11 @@ def move(graph: Graph, node: Node, index: int) -> AffineNode | None:
         code = run_on(graph, node, source, before.code, others)[index]
         pending = (*form.pending, Move(node.name, type_, index))
         made = Arrangement(code, before.channels)
-        return replace(form, shape=tuple(code.shape), arrangement=made, pending=pending)
+        here = Origin(graph.type_of(source), form.axis, len(form.pending))
+        origin = here if form.arrangement is None else form.origin
+        return replace(form, shape=tuple(code.shape), arrangement=made, pending=pending, origin=origin)
 
     return AffineNode((source,), apply, relabels=True)
-
-
-def run_on(
-    graph: Graph, node: Node, source: Value, code: torch.Tensor, others: dict[Value, Any]
-) -> list[torch.Tensor]:
-    """Return the operation's outputs on integers in place of its data; raises Refusal where it cannot run."""
-    values: dict[Value, Any] = {source: code, **others}
-    try:
-        run_node(node, values, bindings(graph))
-    except (RuntimeError, KeyError, NotImplementedError) as error:
-        raise Refusal(f"where it moves elements is not known: {str(error).splitlines()[0]}") from error
-    return [values[Value(node.name, i)] for i in range(len(node.types))]
-
-
 
 
 RULES: dict[str, Rule] = {f"aten.{op}": move for op in _OPS}

@@ -13,6 +13,8 @@ from compiler.merge.affine_ops import AffineNode, Rule, is_data
 from compiler.merge.attempt import Refusal
 from compiler.merge.form import Form
 from compiler.merge.rules import movement
+from compiler.merge.rules.commuting import filling
+from compiler.merge.rules.spectral import slice_rule
 from compiler.merge.rules.spatial import node_of, on_grid, selection
 from compiler.merge.shift import Shift, collapsed, plus, push
 from compiler.merge.sizes import constant
@@ -26,8 +28,9 @@ def _pad(graph: Graph, node: Node, _: int) -> AffineNode | None:
     value = 0.0 if mode != ZEROS else float(node.operand("value") or 0)
     pairs = _pairs(node.operand("pad"), node.type.rank - 2)
     source = node.operand("self")
+    zeros = mode == ZEROS and value == 0
     if pairs is None or not isinstance(source, Value):
-        return None
+        return filling(graph, node, _padded(node)) if zeros else None
     slack = tuple(left + right - 1 for left, right in pairs)
     offset = tuple(-left for left, _ in pairs)
 
@@ -38,7 +41,20 @@ def _pad(graph: Graph, node: Node, _: int) -> AffineNode | None:
         taps = replace(taps, edge=tuple(mode if any(p) else ZEROS for p in pairs))
         return taps, _frame(form, taps, value)
 
-    return node_of(graph, node, source, build)
+    mapped = node_of(graph, node, source, build)
+    front = filling(graph, node, _padded(node)) if zeros else None
+
+    def apply(forms: Sequence[Form]) -> Form:
+        on_second = forms[0].arrangement is None and forms[0].axis == 1
+        return mapped.apply(forms) if on_second or front is None else front.apply(forms)
+
+    return AffineNode((source,), apply)
+
+
+def _padded(node: Node) -> set[int]:
+    """Return the axes that gain elements."""
+    pad, rank = node.operand("pad"), node.type.rank
+    return {rank - 1 - i // 2 for i, amount in enumerate(pad) if amount}
 
 
 def _pairs(pad: Operand, rank: int) -> list[tuple[int, int]] | None:
@@ -59,6 +75,9 @@ def _frame(form: Form, taps: TapMap, value: float) -> Shift:
 
 def _slice(graph: Graph, node: Node, index: int) -> AffineNode | None:
     """A slice of a grid axis is a tap map; one of any other axis a movement."""
+    spectral = slice_rule(graph, node, index)
+    if spectral is not None:
+        return spectral
     source = node.operand("self")
     type_ = graph.type_of(source)
     axis = node.operand("dim") % type_.rank

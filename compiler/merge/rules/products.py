@@ -106,7 +106,8 @@ def _contracted(form: Form, matrix: torch.Tensor, transposed: bool) -> Form:
     result = result.mT if transposed else result
     arrangement = Arrangement(result, total)
     shift = push(taps, form.shift)
-    return replace(form, taps=composed, shift=shift, shape=tuple(result.shape), arrangement=arrangement)
+    made_of = replace(form, taps=composed, shift=shift, shape=tuple(result.shape), arrangement=arrangement)
+    return replace(made_of, origin=None)
 
 
 def _over_grid(form: Form, matrix: torch.Tensor, code: torch.Tensor, channels: int) -> Form:

@@ -43,7 +43,7 @@ def check_aligned(forms: Sequence[Form]) -> None:
     """Raise Refusal unless all forms keep the same elements in the same places of one entry."""
     first = forms[0]
     for other in forms[1:]:
-        if first.moves != other.moves or first.pending != other.pending:
+        if first.moves != other.moves:
             raise Refusal("its operands have moved their positions differently", quiet=True)
         if (first.arrangement is None) != (other.arrangement is None) or first.axis != other.axis:
             raise Refusal("its operands keep their channels in different places", quiet=True)

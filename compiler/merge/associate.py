@@ -1,0 +1,260 @@
+"""Products of matrices in the cheapest order (`merges.md` 1.11).
+
+`(Q K^T) V = Q (K^T V)`, `P (Q K^T) = (P Q) K^T`: exact over the reals, and a pure question of cost. A
+chain is what a tree of matrix products with single readers multiplies, constants and scalar factors
+among them; the cheapest parentheses are found by dynamic programming over the price of each product.
+
+Cormen et al., "Introduction to Algorithms", matrix-chain order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from compiler.cost.counts import counts
+from compiler.cost.roofline import Roofline
+from compiler.ir.edit import Editor
+from compiler.ir.graph import Graph, Kind, Node, Operand, TensorType, Value
+from compiler.ir.schema import normalize
+from compiler.merge.attempt import Attempt, Outcome, Work
+from compiler.merge.sizes import sizes
+from compiler.passes.fold_weights import fold_weights
+
+_PRODUCTS = ("aten.matmul.default", "aten.bmm.default", "aten.mm.default")
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One matrix of a chain: its value and shape; `transposed`: a linear's weight, [out, in]."""
+
+    value: Value
+    shape: tuple[int, ...]
+    constant: bool
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The factors of a product in order, the scalar they are multiplied with, and the present order."""
+
+    factors: tuple[Factor, ...]
+    scale: float
+    tree: Tree
+
+
+Tree = int | tuple["Tree", "Tree"]
+
+
+def associate(graph: Graph, prior: Roofline) -> tuple[Graph, list[Attempt]]:
+    """Return the graph with every chain of matrix products in its cheapest order, and the attempts."""
+    editor: Editor | None = None
+    attempts: list[Attempt] = []
+    for node in graph.ops():
+        chain = _chain(graph, node)
+        if chain is None:
+            continue
+        cost = _pricing(chain.factors, node, prior)
+        best = _cheapest(len(chain.factors), chain.factors, cost)
+        before, after = cost(chain.tree), cost(best)
+        better = after < before * (1 - 1e-9)
+        attempts.append(_attempt(graph, node, chain, best if better else chain.tree, before, after, better))
+        if better:
+            editor = editor or Editor(graph)
+            _emit(editor, node, chain, best)
+    return (graph, attempts) if editor is None else (fold_weights(editor.finish()), attempts)
+
+
+def _chain(graph: Graph, node: Node) -> Chain | None:
+    """Return the chain that ends at a node, None where it is part of a larger one or too short."""
+    if _sides(graph, node) is None or _inner(graph, node):
+        return None
+    factors: list[Factor] = []
+    scale = 1.0
+
+    def walk(value: Value, transposed: bool) -> Tree:
+        nonlocal scale
+        factor, maker = _unscaled(graph, value)
+        sides = _sides(graph, maker) if maker is not None and not transposed else None
+        if maker is None or sides is None:
+            constant = graph.constant(value) is not None
+            factors.append(Factor(value, sizes(graph, graph.type_of(value)), constant, transposed))
+            return len(factors) - 1
+        scale *= factor
+        return tuple(walk(*s) for s in sides)  # type: ignore[return-value]
+
+    sides = _sides(graph, node)
+    assert sides is not None
+    tree: Tree = (walk(*sides[0]), walk(*sides[1]))
+    if len(factors) < 3 or sum(not f.constant for f in factors) < 2:
+        return None
+    lead = {f.shape[:-2] for f in factors if not f.constant}
+    return Chain(tuple(factors), scale, tree) if len(lead) == 1 else None
+
+
+def _sides(graph: Graph, node: Node) -> tuple[tuple[Value, bool], tuple[Value, bool]] | None:
+    """Return the two factors of a product, each with whether it is stored transposed."""
+    if node.kind is not Kind.OP or not node.types[0].static:
+        return None
+    if node.op in _PRODUCTS:
+        left, right = node.operand("self"), node.operand("mat2") or node.operand("other")
+        ranks = graph.type_of(left).rank, graph.type_of(right).rank
+        return ((left, False), (right, False)) if min(ranks) >= 2 else None
+    plain = node.op == "aten.linear.default" and node.operand("bias") is None
+    if plain and graph.constant(node.operand("weight")) is not None:
+        return (node.operand("input"), False), (node.operand("weight"), True)
+    return None
+
+
+def _unscaled(graph: Graph, value: Value) -> tuple[float, Node | None]:
+    """Return the scalar in front of a product with one reader, and the product."""
+    node, scale = graph.producer(value), 1.0
+    while len(graph.uses(node.value)) == 1:
+        if _sides(graph, node) is not None:
+            return scale, node
+        other = node.operand("other")
+        scalar = isinstance(other, int | float) and not isinstance(other, bool)
+        if node.op not in ("aten.mul.Tensor", "aten.div.Tensor") or not scalar or other == 0:
+            break
+        scale *= other if "mul" in node.op else 1 / other
+        node = graph.producer(node.operand("self"))
+    return 1.0, None
+
+
+def _inner(graph: Graph, node: Node) -> bool:
+    """Tell whether a product is a factor of another one and of nothing else."""
+    value = node.value
+    while True:
+        uses = graph.uses(value)
+        if len(uses) != 1:
+            return False
+        reader = uses[0][0]
+        sides = _sides(graph, reader)
+        if sides is not None:
+            return (value, False) in sides
+        scalar = isinstance(reader.operand("other"), int | float)
+        if reader.op not in ("aten.mul.Tensor", "aten.div.Tensor") or not scalar:
+            return False
+        value = reader.value
+
+
+def _pricing(factors: Sequence[Factor], node: Node, prior: Roofline):  # type: ignore[no-untyped-def]
+    lead = max((f.shape[:-2] for f in factors), key=len)
+    ends = [_ends(f) for f in factors]
+
+    def span(tree: Tree) -> tuple[int, int]:
+        if isinstance(tree, int):
+            return tree, tree
+        return span(tree[0])[0], span(tree[1])[1]
+
+    def constant(tree: Tree) -> bool:
+        if isinstance(tree, int):
+            return factors[tree].constant
+        return constant(tree[0]) and constant(tree[1])
+
+    @lru_cache(maxsize=None)
+    def cost(tree: Tree) -> float:
+        if isinstance(tree, int) or constant(tree):
+            return 0.0
+        first, last = span(tree)
+        middle = span(tree[0])[1]
+        rows, inner, columns = ends[first][0], ends[middle][1], ends[last][1]
+        left = (*(() if constant(tree[0]) else lead), rows, inner)
+        right = (*(() if constant(tree[1]) else lead), inner, columns)
+        work = counts("aten.matmul.default", [left, right], [(*lead, rows, columns)], node.type.dtype.itemsize)
+        return prior.cost(work) + cost(tree[0]) + cost(tree[1])
+
+    return cost
+
+
+def _ends(factor: Factor) -> tuple[int, int]:
+    rows, columns = factor.shape[-2:]
+    return (columns, rows) if factor.transposed else (rows, columns)
+
+
+def _cheapest(count: int, factors: Sequence[Factor], cost) -> Tree:  # type: ignore[no-untyped-def]
+    @lru_cache(maxsize=None)
+    def best(first: int, last: int) -> Tree:
+        if first == last:
+            return first
+        options: list[Tree] = [(best(first, k), best(k + 1, last)) for k in range(first, last)]
+        return min(options, key=cost)
+
+    return best(0, count - 1)
+
+
+def _emit(editor: Editor, node: Node, chain: Chain, tree: Tree) -> None:
+    lead = max((f.shape[:-2] for f in chain.factors if not f.constant), key=len)
+
+    def made(part: Tree) -> tuple[Value, tuple[int, int], bool, bool]:
+        """Return (value, rows and columns, constant, stored transposed)."""
+        if isinstance(part, int):
+            factor = chain.factors[part]
+            return factor.value, _ends(factor), factor.constant, factor.transposed
+        left, right = made(part[0]), made(part[1])
+        constant = left[2] and right[2]
+        ends = (left[1][0], right[1][1])
+        shape = (*(() if constant else lead), *ends)
+        return _product(editor, node, left, right, shape), ends, constant, False
+
+    value = made(tree)[0]
+    if chain.scale != 1:
+        value = _op(editor, node, "aten.mul.Tensor", {"self": value, "other": chain.scale}, node.type)
+    if editor.graph.type_of(value) != node.type:
+        value = _op(editor, node, "aten.reshape.default", {"self": value, "shape": node.type.shape}, node.type)
+    editor.replace_uses(node.value, value)
+    editor.remove_unread([node.name])
+
+
+def _product(editor: Editor, node: Node, left, right, shape: tuple[int, ...]) -> Value:  # type: ignore[no-untyped-def]
+    a, b = left[0], right[0]
+    if left[3]:
+        a = _transposed(editor, node, a)
+    type_ = TensorType(shape, node.type.dtype)
+    if right[3] and not left[2]:
+        return _op(editor, node, "aten.linear.default", {"input": a, "weight": b, "bias": None}, type_)
+    if right[3]:
+        b = _transposed(editor, node, b)
+    return _op(editor, node, "aten.matmul.default", {"self": a, "other": b}, type_)
+
+
+def _transposed(editor: Editor, node: Node, value: Value) -> Value:
+    shape = editor.graph.type_of(value).shape
+    type_ = TensorType((shape[1], shape[0]), node.type.dtype)
+    return _op(editor, node, "aten.permute.default", {"self": value, "dims": (1, 0)}, type_)
+
+
+def _op(editor: Editor, node: Node, op: str, operands: dict[str, Operand], type_: TensorType) -> Value:
+    filled = dict(normalize(op, (), operands))
+    return editor.op(op, filled, (type_,), origin=node.origin, source=node.source, before=node.name)
+
+
+def _attempt(
+    graph: Graph, node: Node, chain: Chain, tree: Tree, before: float, after: float, better: bool
+) -> Attempt:
+    names = " ".join(f"%{f.value.node}" for f in chain.factors)
+    reason = (
+        f"the product of {names} in the order {_text(tree)} is cheaper (roofline prior, not a measurement)"
+        if better
+        else f"no order of the product {names} is cheaper than the present one (roofline prior, not a measurement)"
+    )
+    return Attempt(
+        node.origin,
+        chain.factors[0].value.node,
+        node.name,
+        (node.name,),
+        Outcome.MERGED if better else Outcome.KEPT,
+        reason,
+        "" if better else node.name,
+        form=_text(tree),
+        before=Work((_text(chain.tree),), cost=before),
+        after=Work((_text(tree),), cost=after),
+        priced_by="roofline prior, not a measurement",
+    )
+
+
+def _text(tree: Tree) -> str:
+    return str(tree) if isinstance(tree, int) else f"({_text(tree[0])} {_text(tree[1])})"
+
+

@@ -18,14 +18,14 @@ class AffineNode:
     """An affine operation: its data operands, each once, and the form of its result from theirs.
 
     `relabels`: it moves elements and computes nothing. `commuted`: the form where the operation is
-    put in front of the region instead. `shape_only`: its form holds for the compiled shape only.
+    put in front of the region instead. `inside`: operations that only lead to it.
     """
 
     terms: tuple[Value, ...]
     apply: Callable[[Sequence[Form]], Form]
     relabels: bool = False
     commuted: Callable[[Sequence[Form]], Form] | None = None
-    shape_only: bool = False
+    inside: tuple[str, ...] = ()
 
 
 Rule = Callable[[Graph, Node, int], AffineNode | None]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
 
 from compiler.errors import NumericError
 from compiler.ir.edit import Editor
-from compiler.ir.graph import Graph, Operand, Value
+from compiler.ir.graph import Operand, Value
 from compiler.merge.regions import Regions
+from compiler.merge.site import site
 from compiler.merge.step import ENTRY, Program, Ref
 
 
@@ -33,7 +33,7 @@ def apply_program(
     renamed: dict[Value, Value],
 ) -> None:
     """Emit a program in front of `exit_`, hand its readers over, and record the new name."""
-    origin = site(regions.graph, [v.node for v in regions.affine.between(entry, exit_)])
+    origin = site(regions.graph, (v.node for v in regions.affine.between(entry, exit_)))
     place = _Place(editor, exit_, origin, regions.graph.node(exit_.node).source)
     made: list[Value] = []
     start = renamed.get(entry, entry)
@@ -67,10 +67,3 @@ def _constant(place: _Place, key: str, tensor: torch.Tensor) -> Value:
             f"is {tensor.abs().max().item():.3g}; compile in a wider dtype or switch merging off there"
         )
     return place.editor.constant(cast, f"{name}_{key}", place.origin, before=place.exit.node)
-
-
-def site(graph: Graph, names: list[str]) -> str:
-    """Return the module path that all the nodes share, or the first node's own."""
-    paths = [p.split(".") for p in (graph.node(n).origin for n in names) if p]
-    shared = os.path.commonprefix(paths)
-    return ".".join(shared or (paths[0] if paths else []))

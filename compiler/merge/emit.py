@@ -19,7 +19,7 @@ from compiler.merge import blocks
 from compiler.merge.attempt import Refusal
 from compiler.merge.convolution import convolutions
 from compiler.merge.form import Form, Move, grid_of
-from compiler.merge.moves import behind, flat, in_front
+from compiler.merge.moves import behind, flat, in_front, selected
 from compiler.merge.step import ENTRY, Program, Ref, Step, Writer, arrange
 
 
@@ -33,7 +33,9 @@ def programs(graph: Graph, form: Form, exit_: TensorType, splits: bool = False) 
     if form.arrangement is not None:
         return _rearranged(graph, form, exit_, splits)
     if form.taps.pointwise:
-        return list(_pointwise(graph, form, exit_))
+        picked = selected(graph, form)
+        ways = [] if picked is None else list(_pointwise(graph, picked, exit_))
+        return [*ways, *_pointwise(graph, form, exit_)]
     return list(_spatial(graph, form, exit_, splits))
 
 
@@ -106,7 +108,7 @@ def _diagonal(graph: Graph, form: Form, exit_: TensorType) -> Program:
     if shift is not None and not (form.real and not bool(shift.any())):
         at = writer.op("aten.add.Tensor", shape, {"self": at, "other": _along(shift, axis, len(shape))})
     at = arrange(writer, at, shape, axis, exit_.shape, form.axis)
-    return writer.program(at, shape_only=_is_map(form))
+    return writer.program(at, shape_only=_is_map(form) or form.shape_only)
 
 
 def _is_map(form: Form) -> bool:
@@ -134,7 +136,7 @@ def _linear(graph: Graph, form: Form, exit_: TensorType) -> Program:
         assert form.shift is not None
         at = writer.op("aten.add.Tensor", made, {"self": at, "other": _along(form.shift, last, last + 1)})
     at = arrange(writer, at, made, last, exit_.shape, form.axis)
-    return writer.program(at, shape_only=_is_map(form))
+    return writer.program(at, shape_only=_is_map(form) or form.shape_only)
 
 
 def _spatial(graph: Graph, form: Form, exit_: TensorType, splits: bool = False) -> Iterator[Program]:
@@ -150,7 +152,7 @@ def _spatial(graph: Graph, form: Form, exit_: TensorType, splits: bool = False) 
         at = arrange(writer, at, form.base.shape, form.base_axis, shape, 1)
         at = write.run(writer, at, lead)
         at = arrange(writer, at, (lead, taps.channels_out, *taps.out_size), 1, exit_.shape, form.axis)
-        yield writer.program(at, write.note, write.shape_only)
+        yield writer.program(at, write.note, write.shape_only or form.shape_only)
 
 
 def _covers(form: Form) -> bool:
@@ -178,7 +180,8 @@ def _flattened(graph: Graph, form: Form, exit_: TensorType, lead: Dim) -> Progra
     at = writer.op("aten.reshape.default", shape, {"self": at, "shape": shape})
     made = (lead, taps.channels_out)
     at = writer.op("aten.linear.default", made, {"input": at, "weight": flat, "bias": form.shift})
-    return writer.program(arrange(writer, at, made, 1, exit_.shape, form.axis))
+    at = arrange(writer, at, made, 1, exit_.shape, form.axis)
+    return writer.program(at, shape_only=form.shape_only)
 
 
 def _lead(form: Form) -> Dim:

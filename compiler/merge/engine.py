@@ -13,7 +13,7 @@ RepVGG, ACNet, MobileOne, RepMixer and the like need no rule here: they are sums
 from __future__ import annotations
 
 import math
-from collections.abc import Container
+from collections.abc import Callable, Collection
 
 from compiler.cost.latency_table import LatencyTable
 from compiler.cost.roofline import PRIOR, Roofline
@@ -24,6 +24,7 @@ from compiler.merge.associate import associate
 from compiler.merge.attempt import Attempt, Outcome, Refusal
 from compiler.merge.fan_out import absorb_fan_out
 from compiler.merge.gauge import along_streams, through_activations
+from compiler.merge.live_weights import live_weights
 from compiler.merge.norms import exposed, restored
 from compiler.merge.path import Piece, emitted_pieces, solve
 from compiler.merge.price import Price
@@ -32,6 +33,7 @@ from compiler.merge.regions import Regions
 from compiler.merge.report import attempts_of
 from compiler.passes.common import share_computations
 from compiler.passes.dead_code import dead_code
+from compiler.passes.neutral import drop_neutral
 
 _ROUNDS = 4
 
@@ -40,36 +42,41 @@ def merge(
     graph: Graph,
     table: LatencyTable | None = None,
     prior: Roofline = PRIOR,
-    keep: Container[str] = (),
+    keep: Collection[str] = (),
 ) -> tuple[Graph, tuple[Attempt, ...]]:
     """Return the graph with its affine regions in the cheapest equal form, and every attempt.
 
     `table` holds what the device at hand was measured to take; where it knows too little, `prior`
     decides. Sites in `keep` stay as they are.
     """
-    attempts: list[Attempt] = []
-    graph = exposed(graph)
+    graph, attempts = exposed(graph), list[Attempt]()
+    if table is not None:
+        graph, attempts = certain_merges(graph, prior, keep)
     for _ in range(_ROUNDS):
-        graph, found = _round(graph, table, prior, keep)
-        done = [a for a in found if a.outcome is Outcome.MERGED]
+        graph, found = _round(graph, prior, lambda g: Regions(g, prior, table, keep))
         attempts = [a for a in attempts if a.outcome is Outcome.MERGED] + found
-        if not done:
+        if all(a.outcome is not Outcome.MERGED for a in found):
             break
-    return restored(graph), tuple(attempts)
+    return restored(drop_neutral(graph)), (*attempts, *live_weights(graph))
+
+
+def certain_merges(graph: Graph, prior: Roofline, keep: Collection[str] = ()) -> tuple[Graph, list[Attempt]]:
+    """Return the graph with the merges that are cheaper on any device: they need no price."""
+    return _round(graph, prior, lambda g: Regions(g, prior, None, keep, certain=True))
 
 
 def _round(
-    graph: Graph, table: LatencyTable | None, prior: Roofline, keep: Container[str]
+    graph: Graph, prior: Roofline, regions_of: Callable[[Graph], Regions]
 ) -> tuple[Graph, list[Attempt]]:
     graph = reassociate(through_activations(graph))
-    regions = Regions(graph, prior, table, keep)
+    regions = regions_of(graph)
     editor = Editor(graph)
     renamed: dict[Value, Value] = {}
     attempts: list[Attempt] = []
     for root in regions.affine.roots:
         attempts += _merge_root(regions, root, editor, renamed)
     merged, ordered = associate(dead_code(editor.finish()), prior)
-    merged, absorbed = absorb_fan_out(Regions(merged, prior, table, keep))
+    merged, absorbed = absorb_fan_out(regions_of(merged))
     merged, moved = along_streams(dead_code(merged))
     return share_computations(dead_code(merged)), [*attempts, *ordered, *absorbed, *moved]
 

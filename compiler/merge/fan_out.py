@@ -18,6 +18,7 @@ from compiler.merge.report import attempt, merged_attempt
 from compiler.merge.step import Program
 
 _REACH = 4
+_SMALL = 1024  # elements
 
 
 def absorb_fan_out(regions: Regions) -> tuple[Graph, list[Attempt]]:
@@ -26,6 +27,8 @@ def absorb_fan_out(regions: Regions) -> tuple[Graph, list[Attempt]]:
     touched: set[Value] = set()
     for value in regions.affine.nodes:
         made = _readers(regions, value)
+        if not made:
+            attempts += _half_read(regions, value)
         if len(made) < 2 or touched & {value, *made}:
             continue
         try:
@@ -50,6 +53,19 @@ def _readers(regions: Regions, value: Value) -> list[Value]:
     made = readers(regions.graph, value)
     unary = all(r in nodes and nodes[r].terms == (value,) for r in made)
     return made if unary else []
+
+
+def _half_read(regions: Regions, value: Value) -> list[Attempt]:
+    """Return the refusal of a value that some of its readers could absorb, and others cannot."""
+    nodes = regions.affine.nodes
+    made = readers(regions.graph, value)
+    able = [r for r in made if r in nodes and nodes[r].terms == (value,) and not nodes[r].relabels]
+    unable = [r for r in made if r not in nodes]
+    if not able or not unable or nodes[value].relabels or len(nodes[value].terms) != 1:
+        return []
+    entry = nodes[value].terms[0]
+    reason = f"it is read by {unable[0].node!r} too, which cannot absorb it: all readers absorb it, or none"
+    return [attempt(regions, entry, value, Outcome.REFUSED, reason, unable[0].node)]
 
 
 def _best(
@@ -89,7 +105,17 @@ def _saving(regions: Regions, entry: Value, value: Value, made: list[Value], pri
             return 0.0  # somebody else needs it
     gone |= {v.node for v in inside}
     before = sum(map(price.node, gone))
+    if _small(regions, inside):  # a mask of ones and zeros shows only with its values
+        for reader in made:
+            regions.realised(entry, reader, price)
     after = sum(regions.emitted(entry, r, price)[0] for r in made)
     return before * (1 - 1e-9) - after
+
+
+def _small(regions: Regions, values: set[Value]) -> bool:
+    """Tell whether all the weights of these operations together are next to nothing."""
+    graph = regions.graph
+    weights = [graph.constant(o) for v in values for _, o in graph.node(v.node).values()]
+    return sum(w.numel() for w in weights if w is not None) <= _SMALL
 
 

@@ -56,7 +56,8 @@ class Form:
 
     `positions` counts those of the table. `base` is the type of the entry after `moves`, with its channels on `base_axis`. `pending` are the
     movements since the base, `origin` where those begin that the arrangement undoes. `uneven` names the
-    operation at which the shift came to depend on the position.
+    operation at which the shift came to depend on the position. `shape_only`: it holds for the compiled
+    shape only.
     """
 
     taps: TapMap
@@ -71,6 +72,7 @@ class Form:
     pending: tuple[Move, ...] = ()
     origin: Origin | None = None
     uneven: str = ""
+    shape_only: bool = False
 
     @property
     def real(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from compiler.ir.graph import Dim, Graph, TensorType
-from compiler.merge import tap_map
+from compiler.merge import blocks, tap_map
 from compiler.merge.arrangement import Arrangement, Axis, channel_axis, standard
 from compiler.merge.attempt import Refusal
 from compiler.merge.form import Form, Move, grid_of, rows
@@ -31,7 +31,7 @@ def in_front(graph: Graph, form: Form) -> Form:
     if there is None or there.axis != found.axis or not code.position.select(found.axis, 0).equal(wanted):
         raise Refusal("its positions are moved at another width than the region begins with", quiet=True)
     if not there.order.equal(torch.arange(code.channels)):
-        raise Refusal("its channels are moved together with its positions", quiet=True)
+        return _picked(form, found, there)
     return _based(form, found)
 
 
@@ -89,6 +89,47 @@ def _laid_out(form: Form) -> Form:
     taps = tap_map.pointwise(form.taps.blocks, grid_of(shape, form.axis))
     moves = (*form.moves, move)
     return replace(form, taps=taps, base=base, base_axis=form.axis, moves=moves, pending=(), origin=None)
+
+
+def selected(graph: Graph, form: Form) -> Form | None:
+    """Return a form that scales some of the entry's channels with their selection in front, else None."""
+    matrix = form.taps.blocks
+    if matrix.standard or matrix.weight.shape[2:] != (1, 1) or not form.pending or form.arrangement is not None:
+        return None
+    try:
+        there = channel_axis(_replayed(graph, form))
+    except Refusal:
+        return None
+    if there is None or there.axis != form.axis or not there.in_order:
+        return None
+    if there.order.tolist() != list(matrix.source):
+        return None
+    last = form.pending[-1].type
+    taps = tap_map.pointwise(blocks.diagonal(matrix.weight.reshape(-1)), grid_of(last.shape, form.axis))
+    moves = (*form.moves, *form.pending)
+    return replace(form, taps=taps, base=last, base_axis=form.axis, moves=moves, pending=())
+
+
+def _picked(form: Form, found: Axis, there: Axis) -> Form:
+    """Return a diagonal form behind movements that pick or reorder its channels."""
+    if not form.taps.diagonal or not there.order.equal(found.order):
+        raise Refusal("its channels are moved together with its positions", quiet=True)
+    order = found.order.to(form.taps.weight.device)
+    scale = form.taps.weight.reshape(-1)[order]
+    last = form.pending[-1].type
+    taps = tap_map.pointwise(blocks.diagonal(scale), grid_of(last.shape, found.axis))
+    return replace(
+        form,
+        taps=taps,
+        shift=None if form.shift is None else form.shift[order],
+        axis=found.axis,
+        base=last,
+        base_axis=found.axis,
+        arrangement=None,
+        moves=(*form.moves, *form.pending),
+        pending=(),
+        positions=form.arranged().code.numel() // len(order),
+    )
 
 
 def _based(form: Form, found: Axis) -> Form:

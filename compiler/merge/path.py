@@ -66,7 +66,7 @@ def starts(regions: Regions, chain: list[Value], j: int) -> Iterator[int]:
 def _settled(regions: Regions, exit_: Value) -> bool:
     """Tell whether an operation on its own is in its only form already, as far as the prior can tell."""
     node = regions.graph.node(exit_.node)
-    return regions.measured is None and node.op.startswith(("aten.conv", "aten.linear"))
+    return not regions.splits and node.op.startswith(("aten.conv", "aten.linear"))
 
 
 def emitted_pieces(pieces: list[Piece] | tuple[Piece, ...]) -> Iterator[Piece]:
@@ -90,5 +90,6 @@ def _keep(regions: Regions, entry: Value, exit_: Value, price: Price) -> Piece:
     for branch in regions.affine.nodes[exit_].terms:
         if branch != entry and branch not in regions.affine.roots:
             inner += solve(regions, regions.affine.path(entry, branch), price)
-    cost = price.node(exit_.node) + sum(p.cost for p in inner)
+    own = (*regions.affine.nodes[exit_].inside, exit_.node)
+    cost = sum(map(price.node, own)) + sum(p.cost for p in inner)
     return Piece(entry, exit_, None, cost, tuple(inner))

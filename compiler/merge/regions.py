@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-from dataclasses import replace
+from collections.abc import Collection
 
 import torch
 
+from compiler.cost.counts import node_counts
 from compiler.cost.latency_table import LatencyTable
 from compiler.cost.roofline import Roofline
 from compiler.ir.graph import Graph, TensorType, Value
 from compiler.merge.attempt import Refusal
 from compiler.merge.emit import programs
 from compiler.merge.form import Form, evaluate
-from compiler.merge.price import Price
+from compiler.merge.price import Price, program_counts
 from compiler.merge.region import Affine, affine_structure, readers
+from compiler.merge.site import site
 from compiler.merge.step import Program
 
 Pair = tuple[Value, Value]
@@ -24,13 +25,25 @@ class Regions:
     """One graph, its affine structure, and the price of every piece of it asked for so far."""
 
     def __init__(
-        self, graph: Graph, prior: Roofline, table: LatencyTable | None = None, keep: Container[str] = ()
+        self,
+        graph: Graph,
+        prior: Roofline,
+        table: LatencyTable | None = None,
+        keep: Collection[str] = (),
+        certain: bool = False,
+        splits: bool = False,
     ) -> None:
-        """Find the affine structure of a graph; sites in `keep` stay as they are."""
+        """Find the affine structure of a graph; sites in `keep` stay as they are.
+
+        With `certain`, only what needs no price is emitted: fewer operations, no more arithmetic, no more
+        bytes. With `splits`, or a table that can judge them, sums of smaller convolutions are candidates.
+        """
         self.graph = graph
         self.price = Price(graph, prior)
         self.measured = Price(graph, prior, table) if table is not None else None
         self.keep = keep
+        self.certain = certain
+        self.splits = splits or table is not None
         self.affine: Affine = affine_structure(graph)
         self._forms: dict[tuple[Value, int, bool], dict[Value, Form | Refusal]] = {}
         self._programs: dict[Pair, list[Program] | Refusal] = {}
@@ -75,13 +88,11 @@ class Regions:
                 try:
                     form = self.form(entry, exit_, axis, commuting, weights)
                     self._note(entry, exit_, form)
-                    found += programs(self.graph, form, self.type(exit_), self.measured is not None)
+                    found += programs(self.graph, form, self.type(exit_), self.splits)
                 except Refusal as refusal:
                     refusals.append(refusal.at(exit_.node))
                 if not self._commutes(entry, exit_):
                     break
-            if found and any(self.affine.nodes[v].shape_only for v in self.affine.between(entry, exit_)):
-                return [replace(p, shape_only=True) for p in found]
             if found:
                 return found
         raise min(refusals, key=lambda r: r.quiet)
@@ -121,6 +132,7 @@ class Regions:
         costs = [price.program(p, self.type(entry)) for p in options]
         best = min(range(len(costs)), key=costs.__getitem__)
         self._check_shared(entry, exit_, options[best])
+        self._check_wanted(entry, exit_, options[best])
         return costs[best], options[best]
 
     def _check_shared(self, entry: Value, exit_: Value, program: Program) -> None:
@@ -140,6 +152,24 @@ class Regions:
                         name,
                     )
 
+    def _check_wanted(self, entry: Value, exit_: Value, program: Program) -> None:
+        names = [v.node for v in self.affine.between(entry, exit_)]
+        if self.keep and site(self.graph, names) in self.keep:
+            raise Refusal("its site is to stay as it is", quiet=True)
+        if self.certain and not self.dominates(entry, exit_, program):
+            raise Refusal("whether it is cheaper is for a price to say", quiet=True)
+
+    def dominates(self, entry: Value, exit_: Value, program: Program) -> bool:
+        """Tell whether a program is no worse in any respect than what it replaces, and better in one."""
+        before = [node_counts(self.graph, self.graph.node(n)) for n in self.replaced(entry, exit_)]
+        after = program_counts(program, self.type(entry), self.price.size)
+        pairs = [
+            (sum(c.macs for c in after), sum(c.macs for c in before)),
+            (sum(c.bytes for c in after), sum(c.bytes for c in before)),
+            (sum(c.bytes > 0 for c in after), sum(c.bytes > 0 for c in before)),
+        ]
+        return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
     def replaced(self, entry: Value, exit_: Value) -> list[str]:
         """Return the nodes that emitting a region makes dead: not what outsiders read, nor what feeds it."""
         values = self.affine.between(entry, exit_)
@@ -150,7 +180,8 @@ class Regions:
             if not made <= inside or made & live:
                 live.add(value)
         kept = {v.node for v in live}
-        return list(dict.fromkeys(v.node for v in values if v.node not in kept))
+        gone = [v for v in values if v.node not in kept]
+        return list(dict.fromkeys(n for v in gone for n in (*self.affine.nodes[v].inside, v.node)))
 
 
 def _axes(rank: int) -> tuple[int, ...]:

@@ -9,12 +9,12 @@ import torch
 
 from compiler.cost.counts import node_counts
 from compiler.ir.graph import Graph, Kind, Node, Value
-from compiler.merge.apply import site
 from compiler.merge.attempt import Attempt, Exactness, Outcome, Refusal, Work
 from compiler.merge.certificate import residual
 from compiler.merge.path import Piece
 from compiler.merge.price import Price, program_counts
 from compiler.merge.regions import Regions
+from compiler.merge.site import site
 from compiler.merge.step import Program, Step
 
 
@@ -55,7 +55,7 @@ def attempt(
     names = tuple(dict.fromkeys(v.node for v in values))
     price = price or regions.price
     return Attempt(
-        site(regions.graph, list(names)),
+        site(regions.graph, names),
         entry.node,
         exit_.node,
         names,

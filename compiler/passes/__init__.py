@@ -9,9 +9,11 @@ from compiler.passes.canonicalize import canonicalize
 from compiler.passes.common import share_computations
 from compiler.passes.copies import resolve_copies
 from compiler.passes.dead_code import dead_code
+from compiler.passes.factor import factor_out
 from compiler.passes.fold_weights import fold_weights
 from compiler.passes.neutral import drop_neutral
 from compiler.passes.share import share
+from compiler.passes.softmax import known_logits
 
 Pass = Callable[[Graph], Graph]
 
@@ -20,7 +22,9 @@ PIPELINE: tuple[tuple[str, Pass], ...] = (
     ("copies", resolve_copies),
     ("share", share),
     ("fold_weights", fold_weights),
+    ("known_logits", known_logits),
     ("drop_neutral", drop_neutral),
     ("share_computations", share_computations),
+    ("factor_out", factor_out),
     ("dead_code", dead_code),
 )

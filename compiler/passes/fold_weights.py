@@ -1,14 +1,18 @@
 """Weight-only folding: what no input or state reaches is computed at build time.
 
-A node is foldable when all it reads is constant and it draws no random numbers: a random-partition
-MoE exports `randperm -> sort` without a data input, and folding it would freeze one random routing
-(`merges.md` 1.10). The cone is computed in float64 and rounded once to the type it stands for;
-where floats turn into integers or booleans (bucketing), the model's own precision decides, so that
-no bucket moves. An `expand` is left in place: folding it would only store copies.
+Where a runtime folds constants itself when it loads a program, a cone whose generator is much smaller
+than its result stays in the graph (`compiler.passes.placement`).
+
+A cone is computed in float64 and rounded once to the type it stands for, complex numbers in their
+double width as well. Where floats turn into integers or booleans (bucketing), the model's own
+precision decides, so that no bucket moves. An `expand` is left in place: folding it would only store
+copies. Every node of a cone is computed once, however many cones and readers share it.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,89 +20,99 @@ import torch
 
 from compiler.evaluate import run_node, widen
 from compiler.ir.edit import Editor
-from compiler.ir.graph import Graph, Kind, Node, Operand, Sym, Value
-from compiler.ir.schema import is_random
+from compiler.ir.graph import Graph, Kind, Node, TensorType, Value
+from compiler.passes.placement import Threshold, built, discretizes
+from compiler.passes.weight_only import cone, contents
 
 
-def fold_weights(graph: Graph) -> Graph:
-    """Return the graph with every weight-only cone replaced by its constant."""
-    foldable = _foldable(graph)
-    frontier = [n for n in graph.ops() if n.name in foldable and _needed(graph, n, foldable)]
-    if not frontier:
+def fold_weights(graph: Graph, load_time: bool = False, threshold: Threshold = Threshold()) -> Graph:
+    """Return the graph with weight-only cones replaced by their constants.
+
+    With `load_time`, for a runtime that computes weight-only operations once when it loads a program,
+    cones stay whose generators are smaller than their results by the `threshold`.
+    """
+    roots = built(graph, load_time, threshold)
+    if not roots:
         return graph
-    cone = _cone(graph, frontier, foldable)
-    exact = _run(graph, cone, None) if any(_discretizes(graph, n) for n in cone) else {}
-    wide = _run(graph, cone, torch.float64)
-    discrete = _downstream(graph, cone)
+    discrete = _after_discretization(graph, roots)
+    results = _compute(graph, [n for n in roots if n.name not in discrete], torch.float64)
+    results |= _compute(graph, [n for n in roots if n.name in discrete], None)
     editor = Editor(graph)
-    for node in frontier:
-        values = exact if node.name in discrete else wide
-        for index, type_ in enumerate(node.types):
-            if editor.graph.uses(Value(node.name, index)):
-                tensor = values[Value(node.name, index)].to(type_.dtype).contiguous()
-                constant = editor.constant(tensor, f"{node.name}_folded", node.origin, before=node.name)
-                editor.replace_uses(Value(node.name, index), constant)
+    for node in roots:
+        for index in range(len(node.types)):
+            old = Value(node.name, index)
+            if editor.graph.uses(old):
+                new = editor.constant(results[old], f"{node.name}_folded", node.origin, before=node.name)
+                editor.replace_uses(old, new)
         editor.remove_unread([node.name])
     return editor.finish()
 
 
-def _foldable(graph: Graph) -> set[str]:
+def _after_discretization(graph: Graph, roots: Iterable[Node]) -> set[str]:
+    """Return the nodes under the roots at or after a float -> integer step."""
     names: set[str] = set()
-
-    def constant(node: Node) -> bool:
-        return all(value.node in names for _, value in node.values())
-
-    for node in graph.nodes():
-        computed = node.kind is Kind.OP and not is_random(node.op) and not _symbolic(node.operands)
-        if node.kind is Kind.CONSTANT or (computed and constant(node)):
+    for node in _ordered(graph, roots):
+        if discretizes(graph, node) or any(value.node in names for value in contents(node)):
             names.add(node.name)
     return names
 
 
-def _symbolic(operand: Operand) -> bool:
-    return isinstance(operand, Sym) or (isinstance(operand, tuple) and any(map(_symbolic, operand)))
-
-
-def _needed(graph: Graph, node: Node, foldable: set[str]) -> bool:
-    if node.op == "aten.expand.default":
-        return False
-    readers = graph.users(node.name)
-    return any(r.name not in foldable or r.op == "aten.expand.default" for r in readers)
-
-
-def _cone(graph: Graph, frontier: Iterable[Node], foldable: set[str]) -> list[Node]:
-    names = {n.name for n in frontier}
-    work = list(names)
-    while work:
-        for _, value in graph.node(work.pop()).values():
-            if value.node not in names:
-                names.add(value.node)
-                work.append(value.node)
+def _ordered(graph: Graph, roots: Iterable[Node]) -> list[Node]:
+    names = cone(graph, [n.name for n in roots])
     return [n for n in graph.nodes() if n.name in names]
 
 
 @torch.no_grad()
-def _run(graph: Graph, cone: list[Node], dtype: torch.dtype | None) -> dict[Value, Any]:
+def _compute(graph: Graph, roots: list[Node], dtype: torch.dtype | None) -> dict[Value, torch.Tensor]:
+    """Return every output of the roots in its own type; what is read no more is freed on the way."""
+    nodes = _ordered(graph, roots)
+    remaining = Counter(value for node in nodes for value in contents(node))
+    wanted = {n.name for n in roots}
     values: dict[Value, Any] = {}
-    for node in cone:
-        if node.kind is Kind.CONSTANT:
-            tensor = graph.constants[node.name].tensor
-            assert tensor is not None, f"constant {node.name!r} has no data"
-            values[node.value] = widen(tensor, dtype)
-        else:
-            run_node(node, values, {}, dtype)
-    return values
+    results: dict[Value, torch.Tensor] = {}
+    for node in nodes:
+        _run(graph, node, values, dtype)
+        if node.name in wanted:
+            for index, type_ in enumerate(node.types):
+                results[Value(node.name, index)] = _rounded(values[Value(node.name, index)], type_)
+        remaining.subtract(contents(node))
+        for value in [*contents(node), *(Value(node.name, i) for i in range(len(node.types)))]:
+            if not remaining[value]:
+                values.pop(value, None)
+    return results
 
 
-def _discretizes(graph: Graph, node: Node) -> bool:
-    reads_floats = any(graph.type_of(v).dtype.is_floating_point for _, v in node.values())
-    return node.kind is Kind.OP and reads_floats and not all(t.dtype.is_floating_point for t in node.types)
+def _run(graph: Graph, node: Node, values: dict[Value, Any], dtype: torch.dtype | None) -> None:
+    if node.kind is Kind.CONSTANT:
+        tensor = graph.constants[node.name].tensor
+        assert tensor is not None, f"constant {node.name!r} has no data"
+        values[node.value] = _widen(tensor, dtype)
+        return
+    stand_ins = {value for _, value in node.values()} - set(contents(node)) - set(values)
+    for value in stand_ins:  # read for its type only
+        type_ = graph.type_of(value)
+        stand_in = torch.zeros((), dtype=type_.dtype).expand(
+            [int(d) for d in type_.shape if isinstance(d, int)]
+        )
+        values[value] = _widen(stand_in, dtype)
+    run_node(_wide_complex(node) if dtype is not None else node, values, {}, dtype)
+    for value in stand_ins:
+        del values[value]
 
 
-def _downstream(graph: Graph, cone: list[Node]) -> set[str]:
-    """Return the nodes of the cone at or after a float -> integer step."""
-    names: set[str] = set()
-    for node in cone:
-        if _discretizes(graph, node) or any(value.node in names for _, value in node.values()):
-            names.add(node.name)
-    return names
+def _widen(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    if dtype is not None and tensor.dtype is torch.complex64:
+        return tensor.to(torch.complex128)
+    return widen(tensor, dtype)
+
+
+def _wide_complex(node: Node) -> Node:
+    """Return the node with complex128 for complex64 among its operands; `run_node` widens the floats."""
+    operands = tuple((key, torch.complex128 if o is torch.complex64 else o) for key, o in node.operands)
+    return dataclasses.replace(node, operands=operands)
+
+
+def _rounded(tensor: torch.Tensor, type_: TensorType) -> torch.Tensor:
+    """Return a copy in the type it stands for, dense and without a pending conjugation."""
+    plain = tensor.resolve_conj().resolve_neg()
+    return plain.to(type_.dtype, copy=True, memory_format=torch.contiguous_format)

@@ -63,5 +63,7 @@ def _zero(graph: Graph, operand: Operand) -> bool:
 def _is(graph: Graph, operand: Operand, number: int) -> bool:
     if isinstance(operand, int | float) and not isinstance(operand, bool):
         return operand == number
+    if isinstance(operand, Value) and graph.producer(operand).op == "aten.expand.default":
+        operand = graph.producer(operand).operand("self")
     tensor: torch.Tensor | None = graph.constant(operand)
     return tensor is not None and tensor.numel() > 0 and bool((tensor == number).all())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import reduce
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from compiler.ir.graph import Sym
+from compiler.merge.blocks import grouped
 from compiler.merge.split import grid_of, products, sums
-from compiler.merge.tap_map import TapMap, add, compose
+from compiler.merge.tap_map import add, compose, plain
 
 pytestmark = pytest.mark.core
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
@@ -41,24 +43,27 @@ def tap_map(geometry, channels, seed, weight=None):
     if weight is None:
         generator = torch.Generator().manual_seed(seed)
         weight = 3 * torch.randn(len(grid), *channels, generator=generator, dtype=torch.float64)
-    return TapMap(grid, weight, stride, slack, sizes, out)
+    return plain(grid, grouped(weight), stride, slack, sizes, out)
 
 
 def evaluated(taps, x):
-    """y[p] = sum_o A_o x[s p + o], x extended by zeros, written out."""
-    lead = [max(0, -min(o[i] for o in taps.offsets)) for i in range(taps.rank)]
-    tail = [
-        max(0, s * n + max(o[i] for o in taps.offsets))
-        for i, (s, n) in enumerate(zip(taps.stride, taps.out_size, strict=True))
-    ]
-    wide = F.pad(x, [p for pair in reversed(list(zip(lead, tail, strict=True))) for p in pair])
+    """y[p] = sum_o A_o x[s p + o], written out; outside the image x is what the edge says."""
     total = torch.zeros(x.shape[0], taps.channels_out, *taps.out_size, dtype=x.dtype)
     for offset, matrix in zip(taps.offsets, taps.weight, strict=True):
-        spans = [
-            slice(o + a, o + a + s * (n - 1) + 1, s)
-            for o, a, s, n in zip(offset, lead, taps.stride, taps.out_size, strict=True)
-        ]
-        read = wide[(slice(None), slice(None), *spans)].unflatten(1, (taps.groups, -1))
+        read = x
+        for axis, o in enumerate(offset):
+            n, edge = taps.in_size[axis], taps.edge[axis]
+            at = taps.stride[axis] * torch.arange(taps.out_size[axis]) + o
+            source = {
+                "zeros": at,
+                "replicate": at,
+                "reflect": n - 1 - (n - 1 - at.abs()).abs(),
+                "circular": at % n,
+            }[edge]
+            inside = ((at >= 0) & (at < n)) | (edge != "zeros")
+            read = read.index_select(2 + axis, source.clamp(0, n - 1)).movedim(2 + axis, -1) * inside
+            read = read.movedim(-1, 2 + axis)
+        read = read.unflatten(1, (taps.blocks.groups, -1))
         total += torch.einsum("goi,ngi...->ngo...", matrix, read).flatten(1, 2)
     return total
 
@@ -110,7 +115,7 @@ def test_three_axes_split_too(geometry, seed):
 @SETTINGS
 def test_taps_with_holes_keep_each_part_s_kernel_within_the_limit(offsets):
     weight = torch.randn(len(offsets), 2, 1, 1, dtype=torch.float64)
-    whole = TapMap(tuple(sorted(offsets)), weight, (1, 1), (-1, -1), (9, 8), (9, 8))
+    whole = plain(tuple(sorted(offsets)), grouped(weight), (1, 1), (-1, -1), (9, 8), (9, 8))
     for _, parts in sums(whole):
         joined = reduce(add, parts)
         assert joined.offsets == whole.offsets and torch.equal(joined.weight, whole.weight)
@@ -126,6 +131,34 @@ def test_the_brute_evaluation_is_torch_s_convolution():
     weight = whole.weight.flatten(1, 2).permute(1, 2, 0).reshape(6, 2, 7, 5)
     x = inputs(whole)
     assert distance(evaluated(whole, x), F.conv2d(x, weight, stride=2, padding=(3, 2), groups=3)) < 1e-14
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_the_brute_evaluation_pads_as_torch_does(mode):
+    whole = dataclasses.replace(centred((5, 5), (4, 1, 1), size=9), edge=(mode, mode))
+    weight = whole.weight.flatten(1).T.reshape(4, 1, 5, 5)
+    x = inputs(whole)
+    assert distance(evaluated(whole, x), F.conv2d(F.pad(x, (2,) * 4, mode), weight, groups=4)) < 1e-14
+
+
+EDGES = st.sampled_from(["zeros", "reflect", "replicate", "circular"])
+
+
+@given(st.tuples(axes(9), axes(9)), st.tuples(EDGES, EDGES), st.integers(0, 2**31))
+@SETTINGS
+def test_an_image_padded_by_its_own_values_splits_too(geometry, edges, seed):
+    whole = dataclasses.replace(low_rank(geometry, (5, 1), 1, seed), edge=edges)
+    x = inputs(whole)
+    wanted = evaluated(whole, x)
+    for _, parts in sums(whole, 9):
+        assert distance(sum(evaluated(p, x) for p in parts), wanted) < 1e-12
+    for _, pairs in products(whole):
+        assert distance(sum(evaluated(b, evaluated(a, x)) for a, b in pairs), wanted) < 1e-12
+
+
+def test_a_transposed_convolution_has_no_products():
+    whole = low_rank([(7, 1, 1, 3, 3, 12)] * 2, (4, 1), 1, 0)
+    assert list(products(whole)) and not list(products(dataclasses.replace(whole, up=(1, 2))))
 
 
 def test_seven_by_seven_splits_as_measured():
@@ -169,13 +202,14 @@ def test_nothing_within_the_limit_is_split(kernel):
 
 
 def test_a_linear_layer_has_no_parts():
-    linear = TapMap(((),), torch.randn(1, 1, 4, 3, dtype=torch.float64), (), (), (), ())
+    linear = plain(((),), grouped(torch.randn(1, 1, 4, 3, dtype=torch.float64)), (), (), (), ())
     assert not list(sums(linear)) and not list(products(linear))
 
 
 def test_geometry_and_symbolic_sizes_are_enough_for_sums():
     real, sizes = centred((13, 7), (6, 1, 1)), (Sym("h"), Sym("w"))
-    bare = TapMap(real.offsets, real.weight.to("meta"), real.stride, real.slack, sizes, sizes)
+    matrices = real.blocks.with_weight(real.weight.to("meta"))
+    bare = dataclasses.replace(real, blocks=matrices, in_size=sizes, out_size=sizes)
     shapes = [
         [(n, [(p.offsets, p.weight.shape) for p in parts]) for n, parts in sums(t)] for t in (real, bare)
     ]
@@ -232,9 +266,7 @@ def test_exact_low_rank_is_a_sum_of_compositions(geometry, channels, rank, seed)
 def test_a_kernel_of_full_rank_or_nearly_low_rank_is_not_factored():
     whole = low_rank([(7, 1, 1, 3, 3, 12)] * 2, (4, 1), 1, 0)
     assert list(products(whole))
-    rounded = TapMap(
-        whole.offsets, whole.weight.float().double(), whole.stride, whole.slack, whole.in_size, whole.out_size
-    )
+    rounded = dataclasses.replace(whole, blocks=whole.blocks.with_weight(whole.weight.float().double()))
     assert not list(products(rounded)), "rank one up to float32 rounding is not exact"
     assert not list(products(centred((7, 7))))
 

@@ -137,7 +137,7 @@ def _constant_side(graph: Graph, operand: Operand) -> torch.Tensor | None:
     if isinstance(operand, int | float) and not isinstance(operand, bool):
         return torch.tensor([float(operand)], dtype=torch.float64)
     tensor = constant(graph, operand)
-    return tensor if tensor is not None and tensor.is_floating_point() else None
+    return None if tensor is None or tensor.is_complex() else tensor
 
 
 RULES: dict[str, Rule] = {

@@ -142,7 +142,7 @@ def _distinct(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tens
     for axis, size in enumerate(own):
         matrix = matrix.narrow(axis, 0, size)
     count = matrix[..., 0, 0].numel()
-    which = torch.arange(count).reshape((1,) * (rank - 1 - len(own)) + tuple(own))
+    which = torch.arange(count).reshape((*(1,) * (rank - 2 - len(own)), *own, 1))
     return which, matrix.reshape(count, *matrix.shape[-2:])
 
 

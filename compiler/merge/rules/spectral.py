@@ -58,7 +58,7 @@ def _spectral(graph: Graph, node: Node, index: int) -> AffineNode | None:
             return _convolution(graph, cone, form)
         raise Refusal("a spectrum over several axes", quiet=True)
 
-    return AffineNode((cone.source,), apply, shape_only=True)
+    return AffineNode((cone.source,), apply, inside=tuple(n.name for n in cone.nodes[:-1]))
 
 
 def _slice(graph: Graph, node: Node, index: int) -> AffineNode | None:
@@ -182,7 +182,8 @@ def _convolution(graph: Graph, cone: Cone, form: Form) -> Form:
     taps = _trimmed(whole)
     if not form.real:
         taps = tap_map.with_blocks(taps, taps.blocks.with_weight(form.weight(taps.weight)))
-    return replace(form, taps=tap_map.compose(form.taps, taps), shift=push(taps, form.shift))
+    composed = tap_map.compose(form.taps, taps)
+    return replace(form, taps=composed, shift=push(taps, form.shift), shape_only=True)
 
 
 def _trimmed(taps: tap_map.TapMap) -> tap_map.TapMap:

@@ -36,7 +36,8 @@ def _times(form: Form, factor: float) -> Form:
 def _added(a: Form, b: Form, factor: float) -> Form:
     check_aligned([a, b])
     taps = tap_map.add(a.taps, tap_map.scaled(b.taps, factor))
-    return replace(a, taps=taps, shift=plus(a.shift, b.shift, factor))
+    shape_only = a.shape_only or b.shape_only
+    return replace(a, taps=taps, shift=plus(a.shift, b.shift, factor), shape_only=shape_only)
 
 
 def check_aligned(forms: Sequence[Form]) -> None:
@@ -78,7 +79,9 @@ def _stacked(forms: list[Form], axis: int) -> Form:
         shift = torch.cat(broadcast(parts))
     shape = list(forms[0].shape)
     shape[axis] = taps.channels_out
-    return replace(forms[0], taps=taps, shift=shift, shape=tuple(shape), positions=_positions(shape, axis))
+    joined = replace(forms[0], taps=taps, shift=shift, shape=tuple(shape))
+    shape_only = any(f.shape_only for f in forms)
+    return replace(joined, positions=_positions(shape, axis), shape_only=shape_only)
 
 
 def _positions(shape: list[int], axis: int) -> int:

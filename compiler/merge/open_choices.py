@@ -1,0 +1,66 @@
+"""The kernels whose latency would decide an open choice, and no others.
+
+A merge that saves operations, arithmetic and bytes at once is made without asking. What is left is a
+choice: a region merged, factored, cut or split. Its candidates are the forms that the roofline prior does not
+put out of reach of the cheapest; a table that knows the kernels of all of them decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from compiler.cost.counts import FREE
+from compiler.cost.kernel import Kernel, kernel_of
+from compiler.cost.latency_table import LatencyTable
+from compiler.cost.roofline import PRIOR, Roofline
+from compiler.ir.graph import Graph, Value
+from compiler.merge.attempt import Refusal
+from compiler.merge.engine import certain_merges
+from compiler.merge.norms import exposed, follows_norm
+from compiler.merge.path import starts
+from compiler.merge.regions import Regions
+
+# The prior is off by up to this factor on what runtimes have no fast kernel for.
+_OUT_OF_REACH = 8.0
+
+
+def open_kernels(
+    graph: Graph, table: LatencyTable | None = None, prior: Roofline = PRIOR
+) -> tuple[Kernel, ...]:
+    """Return the kernels of the open choices of a graph that `table` does not hold, each once."""
+    graph, _ = certain_merges(exposed(graph), prior)
+    regions = Regions(graph, prior, table, splits=True)
+    found: dict[Kernel, None] = {}
+    for root in regions.affine.roots:
+        found |= dict.fromkeys(_of_chain(regions, regions.affine.chain(root)))
+    known = () if table is None else table.entries
+    return tuple(k for k in found if k.op not in FREE and k.text not in known)
+
+
+def _of_chain(regions: Regions, chain: list[Value]) -> Iterator[Kernel]:
+    for j in range(1, len(chain)):
+        for i in starts(regions, chain, j):
+            yield from _of_region(regions, chain[i], chain[j])
+
+
+def _of_region(regions: Regions, entry: Value, exit_: Value) -> Iterator[Kernel]:
+    """Yield the kernels of a region as it stands and of its candidates, where there is a choice."""
+    names = regions.replaced(entry, exit_)
+    kept = sum(map(regions.price.node, names))
+    try:
+        options = regions.candidates(entry, exit_)
+        type_ = regions.type(entry)
+        costs = [regions.price.program(p, type_) for p in options]
+    except Refusal:
+        return
+    reach = _OUT_OF_REACH * min(kept, *costs)
+    near = [p for p, cost in zip(options, costs, strict=True) if cost <= reach and p.steps]
+    standing = {_key(regions, n) for n in names}
+    wanted = {k for p in near for k in p.kernels(type_, regions.price.size)}
+    if wanted - standing - {None}:
+        yield from (k for k in (*standing, *wanted) if k is not None)
+
+
+def _key(regions: Regions, name: str) -> Kernel | None:
+    node = regions.graph.node(name)
+    return None if follows_norm(regions.graph, node) else kernel_of(regions.graph, node)

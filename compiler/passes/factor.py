@@ -1,0 +1,91 @@
+"""Common factors: `a c + b c = (a + b) c`, where adding `a` and `b` first costs less.
+
+Experts with the same weights are computed once; their gates then add up (`merges.md` 2.31). The sum of the
+gates must be smaller than the products it replaces.
+"""
+
+from __future__ import annotations
+
+import math
+
+from compiler.ir.edit import Editor
+from compiler.ir.graph import Graph, Node, TensorType, Value
+from compiler.ir.schema import normalize
+
+
+def factor_out(graph: Graph) -> Graph:
+    """Return the graph with sums of products of one common factor as one product."""
+    for node in graph.ops():
+        if _plain(graph, node) and not _inner(graph, node):
+            changed = _factored(graph, node)
+            if changed is not None:
+                return factor_out(changed)
+    return graph
+
+
+def _factored(graph: Graph, node: Node) -> Graph | None:
+    terms = _terms(graph, node)
+    for i, first in enumerate(terms):
+        for j in range(i + 1, len(terms)):
+            found = _common(graph, first, terms[j])
+            if found is not None:
+                rest = [t for k, t in enumerate(terms) if k not in (i, j)]
+                return _rewritten(graph, node, found, rest)
+    return None
+
+
+def _common(graph: Graph, a: Value, b: Value) -> tuple[Value, Value, Value] | None:
+    """Return (factor, other of a, other of b) of two products that share a factor."""
+    left, right = graph.producer(a), graph.producer(b)
+    if any(n.op != "aten.mul.Tensor" or len(graph.uses(n.value)) != 1 for n in (left, right)):
+        return None
+    for x, y in (("self", "other"), ("other", "self")):
+        for u, v in (("self", "other"), ("other", "self")):
+            factor, p, q = left.operand(x), left.operand(y), right.operand(v)
+            if factor != right.operand(u) or not all(isinstance(o, Value) for o in (factor, p, q)):
+                continue
+            small = graph.type_of(p) == graph.type_of(q) and _size(graph, p) < _size(graph, left.value)
+            if small:
+                return factor, p, q
+    return None
+
+
+def _size(graph: Graph, value: Value) -> int:
+    return math.prod(d if isinstance(d, int) else 1 for d in graph.type_of(value).shape)
+
+
+def _rewritten(graph: Graph, node: Node, found: tuple[Value, Value, Value], rest: list[Value]) -> Graph:
+    editor = Editor(graph)
+    factor, a, b = found
+    gates = _op(editor, node, "aten.add.Tensor", {"self": a, "other": b}, graph.type_of(a))
+    total = _op(editor, node, "aten.mul.Tensor", {"self": factor, "other": gates}, node.type)
+    for term in rest:
+        total = _op(editor, node, "aten.add.Tensor", {"self": term, "other": total}, node.type)
+    editor.replace_uses(node.value, total)
+    editor.remove_unread([node.name])
+    return editor.finish()
+
+
+def _plain(graph: Graph, node: Node) -> bool:
+    both = (node.operand("self"), node.operand("other"))
+    whole = node.op == "aten.add.Tensor" and node.operand("alpha") == 1 and all(isinstance(v, Value) for v in both)
+    return whole and all(graph.type_of(v) == node.type for v in both)
+
+
+def _inner(graph: Graph, node: Node) -> bool:
+    uses = graph.uses(node.value)
+    return len(uses) == 1 and _plain(graph, uses[0][0])
+
+
+def _terms(graph: Graph, node: Node) -> list[Value]:
+    terms: list[Value] = []
+    for operand in (node.operand("self"), node.operand("other")):
+        producer = graph.producer(operand)
+        inner = _plain(graph, producer) and _inner(graph, producer)
+        terms += _terms(graph, producer) if inner else [operand]
+    return terms
+
+
+def _op(editor: Editor, node: Node, op: str, operands: dict[str, object], type_: TensorType) -> Value:
+    filled = dict(normalize(op, (), operands))
+    return editor.op(op, filled, (type_,), origin=node.origin, source=node.source, before=node.name)

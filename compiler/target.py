@@ -10,11 +10,28 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from compiler.errors import UnsupportedModelError
 from compiler.records import Artifact, RunSpec
 
 if TYPE_CHECKING:
     from compiler.device import DeviceProfile
     from compiler.ir.graph import Graph, Node
+
+
+FORWARD = "forward"  # the method of a program that has one
+
+
+def only_method(methods: Mapping[str, Graph], target: str) -> Graph:
+    """Return the one graph of a program, for a runtime whose programs hold one.
+
+    Raises UnsupportedModelError where there are several.
+    """
+    if len(methods) > 1:
+        raise UnsupportedModelError(
+            f"a program of the target {target!r} holds one method, not {', '.join(methods)}: give --tokens "
+            f"one count, or compile for a target with several methods, such as 'executorch'"
+        )
+    return next(iter(methods.values()))
 
 
 class Lowered(Protocol):
@@ -27,7 +44,10 @@ class Lowered(Protocol):
 
     @property
     def report(self) -> Mapping[str, object]:
-        """JSON-ready facts: what was delegated, what fell back, seconds."""
+        """JSON-ready facts: what was delegated, what fell back, seconds.
+
+        `outside` lists what fell back, each row with its `op`, `count` and `method`.
+        """
         ...
 
 
@@ -51,15 +71,19 @@ class Target(Protocol):
         """Return None when the delegate takes the node, else the reason it does not."""
         ...
 
-    def lower(self, graph: Graph, profile: DeviceProfile, folder: Path) -> Lowered:
-        """Write the runtime's files for `graph` into `folder`.
+    def lower(self, methods: Mapping[str, Graph], profile: DeviceProfile, folder: Path) -> Lowered:
+        """Write the runtime's files for a program of one or more methods into `folder`.
 
-        Raises UnsupportedModelError naming the node, its module and source line.
+        The first method is the one that runs where none is asked for. Constants of equal content
+        are stored once where the runtime can.
+
+        Raises UnsupportedModelError naming the node, its module and source line, or, where the
+        runtime holds one method a program, saying so.
         """
         ...
 
-    def run_spec(self, artifact: Artifact, profile: DeviceProfile) -> RunSpec:
-        """Return what to push and start on a device to run the artifact."""
+    def run_spec(self, artifact: Artifact, profile: DeviceProfile, method: str | None = None) -> RunSpec:
+        """Return what to push and start on a device to run a method, the first one by default."""
         ...
 
     def quantizer(self, selected: Callable[[Any], bool]) -> Any:

@@ -30,6 +30,10 @@ def programs(graph: Graph, form: Form, exit_: TensorType, splits: bool = False) 
     """
     if form.base_axis == 0 or form.axis == 0:
         raise Refusal("its channels lie on the first axis", quiet=True)
+    if form.real and exit_.static and not bool(form.taps.weight.any()) and not _is_map(form):
+        constant = _constant(form, exit_)
+        if constant is not None:
+            return [constant]
     if form.arrangement is not None:
         return _rearranged(graph, form, exit_, splits)
     if form.taps.pointwise:
@@ -37,6 +41,19 @@ def programs(graph: Graph, form: Form, exit_: TensorType, splits: bool = False) 
         ways = [] if picked is None else list(_pointwise(graph, picked, exit_))
         return [*ways, *_pointwise(graph, form, exit_)]
     return list(_spatial(graph, form, exit_, splits))
+
+
+def _constant(form: Form, exit_: TensorType) -> Program | None:
+    """Return what a map of zeros leaves: its shift, the same for every input."""
+    zero = form.shift is None or not bool(form.shift.any())
+    if form.arrangement is not None and not zero:
+        return None
+    value = torch.zeros(1, dtype=torch.float64) if zero or form.shift is None else form.shift
+    if not zero:
+        value = _along(value, form.axis, exit_.rank)
+    writer = Writer(exit_.dtype)
+    operands: dict[str, Operand] = {"self": value, "size": exit_.shape, "implicit": False}
+    return writer.program(writer.op("aten.expand.default", exit_.shape, operands))
 
 
 def _rearranged(graph: Graph, form: Form, exit_: TensorType, splits: bool) -> list[Program]:
@@ -78,6 +95,10 @@ def _start(graph: Graph, form: Form) -> tuple[Writer, Ref]:
     for move in form.moves:
         if move.layout is not None:
             shape, axis, to = move.layout
+            if move.added is not None:
+                column = _along(move.added, axis, len(shape))
+                at = writer.op("aten.add.Tensor", shape, {"self": at, "other": column})
+                continue
             at = arrange(writer, at, shape, axis, move.type.shape, to)
             continue
         node = graph.node(move.node)

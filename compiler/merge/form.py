@@ -27,18 +27,19 @@ if TYPE_CHECKING:
     from compiler.merge.region import Affine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Move:
     """An operation of the graph to be run on the entry itself: the node, and the type it then has.
 
     With `layout`, (shape and channel axis before, channel axis after), it is no node but whatever brings
-    the channels and the positions, in order, there.
+    the channels and the positions, in order, there; with `added`, the sum with that vector over channels.
     """
 
     node: str
     type: TensorType
     index: int = 0
     layout: tuple[tuple[Dim, ...], int, int] | None = None
+    added: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def along_streams(graph: Graph) -> tuple[Graph, list[Attempt]]:
     for node in graph.ops():
         if node.name not in graph:
             continue
-        end = _end(graph, node)
+        end = _end(graph, graph.node(node.name))
         if end is None:
             continue
         try:
@@ -204,7 +204,7 @@ def _rewritten(graph: Graph, end: End, stream: Stream) -> Graph:
     last = _last_writer(graph, end, stream) if end.shift is not None else None
     editor = Editor(graph)
     for name in {**stream.writers, **stream.readers}:
-        node = graph.node(name)
+        node = editor.graph.node(name)
         rows = end.scale if name in stream.writers else None
         columns = 1 / end.scale if name in stream.readers else None
         _scale(editor, node, rows, columns, end.shift if name == last else None)

@@ -144,7 +144,7 @@ class Regions:
             for _, value in self.graph.node(name).values():
                 weight = self.graph.constant(value)
                 others = [r.name for r in self.graph.users(value.node) if r.name not in inside]
-                if weight is not None and weight.dim() > 1 and others:
+                if weight is not None and weight.numel() > max(weight.shape, default=1) and others:
                     size = weight.numel() * weight.element_size()
                     raise Refusal(
                         f"un-shares {value.node!r}: its {size} bytes are read by {others[0]!r} too, and would be "

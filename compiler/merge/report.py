@@ -150,9 +150,14 @@ def _struck(regions: Regions, chain: list[Value]) -> Iterator[Attempt]:
 
 
 def _cuts(regions: Regions, pieces: list[Piece], price: Price) -> Iterator[Attempt]:
-    for left, right in pairwise(pieces):
-        if (left.entry, right.exit) not in regions.struck:
-            yield from _reason(regions, left.entry, right.exit, left.cost + right.cost, price)
+    computing = [p for p in pieces if p.program is not None or not regions.affine.nodes[p.exit].relabels]
+    entry = pieces[0].entry if pieces else None
+    for left, right in pairwise(computing):
+        assert entry is not None
+        if (entry, right.exit) not in regions.struck:
+            between = pieces[pieces.index(left) : pieces.index(right) + 1]
+            yield from _reason(regions, entry, right.exit, sum(p.cost for p in between), price)
+        entry = left.exit
 
 
 def _reason(regions: Regions, entry: Value, exit_: Value, chosen: float, price: Price) -> Iterator[Attempt]:

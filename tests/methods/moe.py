@@ -104,8 +104,8 @@ EXPERT = {"linear": 2, "relu": 1}
 
 MERGES = (
     Merge("one expert", lambda: mixture(1), EXPERT),
-    # One more addition: that of the twins' gates.
-    Merge("equal experts", lambda: twins(Mixture(3)), {**weighed(2), "slice": 3, "add": 2}),
+    # The router keeps three logits; one row of a matrix, 0 1 1, adds the twins' gates.
+    Merge("equal experts", lambda: twins(Mixture(3)), {**weighed(2), "linear": 6, "slice": 1, "add": 1}),
     Merge("logit masked out", lambda: mixture(dead="logit"), {**weighed(2), "slice": 2, "add": 1}),
     Merge("gate masked out", lambda: mixture(dead="gate"), {**weighed(2), "slice": 2, "add": 1}),
     Merge("constant choice", lambda: mixture(chosen=True), EXPERT),

@@ -62,5 +62,5 @@ MERGES = (
 REFUSALS = (Refusal("bias between", lambda: chain(bias=True), {"conv2d": 2}, "zero fill"),)
 DEARER = (
     Dearer("dense", lambda: chain(channels=16, k=5, groups=1), {"conv2d": 2}),
-    Dearer("dense in 3-D", lambda: chain(rank=3, channels=8, groups=1), {"conv3d": 3}),
+    Dearer("dense in 3-D", lambda: chain(rank=3, channels=16, groups=1), {"conv3d": 3}),
 )

@@ -58,9 +58,4 @@ MERGES = (
         settings={"macs": 1024 * 6 * (64 + 64)},
     ),
 )
-DEARER = (
-    Dearer("one pair", lambda: tokens(*pair(8)), {"linear": 2}),
-    Dearer(
-        "the specification's pair", lambda: tokens(nn.Linear(64, 8, False), nn.Linear(8, 64)), {"linear": 2}
-    ),
-)
+DEARER = (Dearer("one pair", lambda: tokens(*pair(8)), {"linear": 2}),)

@@ -64,13 +64,8 @@ def _commuting(graph: Graph, node: Node, reduced: set[int], keep: bool, fills: b
         if not _on_base(form):
             form = in_front(graph, form)
         _check(form, reduced)
-        if fills and form.shift is not None and form.real and bool(form.shift.any()):
-            raise Refusal(
-                "shift before zero fill: a bias or a normalisation's shift does not reach the positions that "
-                "are filled with zeros, so it is no bias of the operation behind them"
-            )
-        if fills:  # whether the shift is zero shows only with weights
-            form = replace(form, shift=None)
+        if fills:
+            form = _shift_in_front(form)
         dropped = 0 if keep else sum(d < form.axis for d in reduced)
         axis = form.axis - dropped
         type_ = _with_channels(node.type, axis, form.base.shape[form.base_axis])
@@ -84,6 +79,23 @@ def _commuting(graph: Graph, node: Node, reduced: set[int], keep: bool, fills: b
         )
 
     return AffineNode((source,), apply)
+
+
+def _shift_in_front(form: Form) -> Form:
+    """Return `S x + t` as `S (x + t / S)`: zeros that are filled in see no shift; raises Refusal."""
+    if form.shift is None or not form.real:  # whether the shift is zero shows only with weights
+        return replace(form, shift=None)
+    if not bool(form.shift.any()):
+        return replace(form, shift=None)
+    scale = form.taps.weight.reshape(-1)
+    if not form.taps.diagonal or bool((scale == 0).any()):
+        raise Refusal(
+            "shift before zero fill: a bias or a normalisation's shift does not reach the positions that "
+            "are filled with zeros, so it is no bias of the operation behind them"
+        )
+    layout = (form.base.shape, form.base_axis, form.base_axis)
+    move = Move("", form.base, layout=layout, added=form.shift / scale)
+    return replace(form, shift=None, moves=(*form.moves, move))
 
 
 def _on_base(form: Form) -> bool:

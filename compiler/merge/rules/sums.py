@@ -12,7 +12,7 @@ from compiler.ir.graph import Graph, Node, Value
 from compiler.merge import tap_map
 from compiler.merge.affine_ops import AffineNode, Rule, is_data
 from compiler.merge.attempt import Refusal
-from compiler.merge.form import Form
+from compiler.merge.form import Form, Move
 from compiler.merge.rules.channelwise import constant_sum
 from compiler.merge.shift import broadcast, plus
 
@@ -44,7 +44,7 @@ def check_aligned(forms: Sequence[Form]) -> None:
     """Raise Refusal unless all forms keep the same elements in the same places of one entry."""
     first = forms[0]
     for other in forms[1:]:
-        if first.moves != other.moves:
+        if _moved_apart(first, other):
             raise Refusal("its operands have moved their positions differently", quiet=True)
         if (first.arrangement is None) != (other.arrangement is None) or first.axis != other.axis:
             raise Refusal("its operands keep their channels in different places", quiet=True)
@@ -52,6 +52,10 @@ def check_aligned(forms: Sequence[Form]) -> None:
             same = first.arrangement.channels == other.arrangement.channels
             if not same or not first.arrangement.code.equal(other.arrangement.code):
                 raise Refusal("its operands keep their channels in different places", quiet=True)
+
+
+def _differ(a: Move, b: Move) -> bool:
+    return a is not b and (a.node != b.node or a.layout != b.layout or a.added is not b.added)
 
 
 def _cat(graph: Graph, node: Node, _: int) -> AffineNode | None:
@@ -70,7 +74,7 @@ def _cat(graph: Graph, node: Node, _: int) -> AffineNode | None:
 
 def _stacked(forms: list[Form], axis: int) -> Form:
     """Return the form whose channels are those of all forms, side by side on `axis`."""
-    if any(f.arrangement is not None or f.axis != axis or f.moves != forms[0].moves for f in forms):
+    if any(f.arrangement is not None or f.axis != axis or _moved_apart(f, forms[0]) for f in forms):
         raise Refusal("it joins operands along another axis than their channels", quiet=True)
     taps = tap_map.stack([f.taps for f in forms])
     shift = None
@@ -82,6 +86,10 @@ def _stacked(forms: list[Form], axis: int) -> Form:
     joined = replace(forms[0], taps=taps, shift=shift, shape=tuple(shape))
     shape_only = any(f.shape_only for f in forms)
     return replace(joined, positions=_positions(shape, axis), shape_only=shape_only)
+
+
+def _moved_apart(a: Form, b: Form) -> bool:
+    return len(a.moves) != len(b.moves) or any(map(_differ, a.moves, b.moves))
 
 
 def _positions(shape: list[int], axis: int) -> int:

@@ -72,8 +72,8 @@ def _stock(module: torch.nn.Module, args: tuple[Any, ...], folder: Path) -> dict
         {"name": name, "shape": list(t.shape), "dtype": "float32"}
         for name, t in (("x", args[0]), ("y", output))
     ]
-    document = {"inputs": specs[:1], "outputs": specs[1:], "kernels": []}
-    document |= {"schema": "edgewright.executorch.io/1"}
+    document = {"methods": {"forward": {"inputs": specs[:1], "outputs": specs[1:]}}, "kernels": []}
+    document |= {"schema": "edgewright.executorch.io/2"}
     (folder / "io.json").write_text(json.dumps(document))
     nodes = [str(n.target) for n in program.run_decompositions({}).graph.nodes if n.op == "call_function"]
     return {
@@ -90,7 +90,7 @@ def _ours(model: Any, folder: Path) -> dict[str, Any]:
 
     start = time.perf_counter()
     prepared = prepare(model)
-    build_artifact(prepared, Recipe(*resolve("host", "executorch")), folder / "artifact")
+    build_artifact([prepared], Recipe(*resolve("host", "executorch")), folder / "artifact")
     seconds = time.perf_counter() - start
     counts = prepared.graph.histogram()
     for name in ("model.pte", "io.json"):

@@ -54,13 +54,25 @@ class Header:
     @property
     def fingerprint_digest(self) -> str:
         """A digest of the fingerprint, 16 hexadecimal digits."""
-        return _digest(dict(self.fingerprint))
+        return fingerprint_digest(self.fingerprint)
 
     @property
     def key(self) -> str:
         """A digest of what two readings must share to be one population, 16 hexadecimal digits."""
         shared = (self.artifact_digest, dict(self.target), self.profile, self.protocol_digest)
         return _digest([*shared, self.fingerprint_digest, self.metric, self.series])
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A finished measurement without its rounds: what it was of, and its verdict."""
+
+    id: int
+    series: str
+    label: str
+    target: Mapping[str, str]
+    stable: bool
+    statistics: Statistics
 
 
 class MeasurementDatabase:
@@ -145,12 +157,25 @@ class MeasurementDatabase:
         rows = [row for row in self._rows(**equal) if row.stable is not None]
         return self._measurement(rows[-1]) if rows else None
 
-    def _rows(self, **equal: object) -> list[Any]:
+    def summaries(self, series_start: str, **equal: object) -> tuple[Summary, ...]:
+        """Return finished measurements whose series begins with a text, oldest first, without rounds.
+
+        Other columns are given as in `measurements`. No samples are read, so that a table of
+        thousands of kernels is one query.
+        """
+        begins = measurement.c.series.startswith(series_start, autoescape=True)
+        rows = [row for row in self._rows(begins, **equal) if row.stable is not None]
+        return tuple(
+            Summary(row.id, row.series, row.label, row.target, row.stable, Statistics(**row.statistics))
+            for row in rows
+        )
+
+    def _rows(self, *where: sa.ColumnElement[bool], **equal: object) -> list[Any]:
         unknown = sorted(equal.keys() - {column.name for column in measurement.columns})
         if unknown:
             accepted = ", ".join(column.name for column in measurement.columns)
             raise UsageError(f"a measurement has no column {unknown[0]!r}; accepted: {accepted}")
-        query = _joined().order_by(measurement.c.id)
+        query = _joined().where(*where).order_by(measurement.c.id)
         for name, value in equal.items():
             query = query.where(measurement.c[name] == value)
         with self._reading() as connection:
@@ -191,6 +216,11 @@ class MeasurementDatabase:
                 yield connection
         except sa.exc.DBAPIError as error:
             raise UsageError(f"cannot read the database {self.where!r}: {reason(error)}") from error
+
+
+def fingerprint_digest(fingerprint: Mapping[str, str]) -> str:
+    """Return the digest of a device's fingerprint, 16 hexadecimal digits."""
+    return _digest(dict(fingerprint))
 
 
 def _joined() -> sa.Select[Any]:

@@ -4,11 +4,12 @@ An artifact either stands complete at the path asked for or does not exist: file
 hidden sibling folder, flushed to disk, and renamed at the end. Whatever ends the work early, an
 error, a full disk, an interrupt, removes the sibling and leaves what stood there before untouched.
 
-    manifest.json   schema edgewright.artifact/1: inputs, outputs, digests, versions, verification
-    attempts.json   what the merge engine found, did and refused
-    graph.txt       the graph that was lowered, as text IR
-    plan.txt        the decisions it was built by
-    *               the runtime's own files, listed under "files", the program first
+    manifest.json      schema edgewright.artifact/2: digests, versions, sizes, verification, and for each
+                       of "methods" its inputs, outputs, graph digest and merges
+    attempts.json      what the merge engine found, did and refused, by method
+    graph_METHOD.txt   the graph of a method that was lowered, as text IR
+    plan.txt           the decisions it was built by
+    *                  the runtime's own files, listed under "files", the program first
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 from compiler.errors import UsageError
 from compiler.records import Artifact
 
-SCHEMA = "edgewright.artifact/1"
+SCHEMA = "edgewright.artifact/2"
 MANIFEST = "manifest.json"
 _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -104,6 +105,19 @@ def read_artifact(folder: str | Path) -> Artifact:
     if missing:
         raise UsageError(f"{path} is incomplete: {', '.join(missing)} is missing; compile it again")
     return Artifact(path, manifest)
+
+
+def method_entry(artifact: Artifact, name: str | None = None) -> Mapping[str, Any]:
+    """Return what the manifest says of a method, the first one by default.
+
+    Raises UsageError listing the methods where there is none of that name.
+    """
+    entries: Any = artifact.manifest["methods"]
+    found = next((e for e in entries if name in (None, e["name"])), None)
+    if found is None:
+        known = ", ".join(e["name"] for e in entries)
+        raise UsageError(f"{artifact.folder} has no method {name!r}; it has {known}")
+    return dict(found)
 
 
 def files_digest(folder: Path, names: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ from compiler.target import Target
 from edgewright.models import LoadedModel
 from edgewright.models.inputs import redraw
 from edgewright.models.loaded import tensors
+from edgewright.ranking import judge_rankings, report_rankings
 from edgewright.runtime import infer
-from edgewright.stages import Prepared, Stage, first_difference
-from edgewright.verification import Comparison, judge, judge_lossy, report
+from edgewright.stages import Method, Stage, first_difference
+from edgewright.verification import Comparison, judge_lossy, report
 
 SEEDS = (1, 2)
 
@@ -62,54 +63,70 @@ def _reference(
 
 
 def verify_artifact(
-    artifact: Artifact,
-    target: Target,
-    profile: DeviceProfile,
-    prepared: Prepared,
-    compressed: Stage | None = None,
-) -> list[Comparison]:
-    """Run the artifact and compare; returns all comparisons.
+    artifact: Artifact, target: Target, profile: DeviceProfile, methods: Sequence[Method]
+) -> dict[str, list[Comparison]]:
+    """Run each method of an artifact at its own size and compare; returns all comparisons by method.
 
-    `compressed` is the lossy stage that was lowered, if any. Raises NumericError naming the first
-    stage whose results differ from the original model's.
+    Raises NumericError naming the method and the first stage whose results differ from the original
+    model's.
     """
-    cases = make_cases(prepared.model, prepared.stages[0].graph)
-    stateful = bool(prepared.graph.writes())
-    outputs = infer(artifact, target, profile, [case.call for case in cases], fresh=stateful)
+    return {m.name: _verify_method(artifact, target, profile, m) for m in methods}
+
+
+def _verify_method(
+    artifact: Artifact, target: Target, profile: DeviceProfile, method: Method
+) -> list[Comparison]:
+    cases = make_cases(method.prepared.model, method.stages[0].graph)
+    stateful = bool(method.prepared.graph.writes())
+    calls = [case.call for case in cases]
+    outputs = infer(artifact, target, profile, calls, fresh=stateful, method=method.name)
     comparisons: list[Comparison] = []
     for case, found in zip(cases, outputs, strict=True):
-        exact = compressed is None
-        judged = judge_case(case, found) if exact else _judge_compressed(case, found, compressed)
+        compressed, ranked = method.compressed, method.prepared.ranked
+        if compressed is None:
+            judged = judge_case(case, found, ranked)
+        else:
+            judged = _judge_compressed(case, found, compressed, ranked)
         if not all(c.passed for c in judged):
-            raise _failure(case, judged, prepared, target)
+            raise _failure(case, judged, method, target)
         comparisons += judged
     return comparisons
 
 
-def judge_case(case: Case, found: Sequence[Any]) -> list[Comparison]:
-    """Judge exact results of one case; a result missing or too much is a mismatch as well."""
-    expected = [x for x in case.double if isinstance(x, torch.Tensor)]
-    got = [x for x in found if isinstance(x, torch.Tensor)]
+def judge_case(case: Case, found: Sequence[Any], ranked: Collection[int] = ()) -> list[Comparison]:
+    """Judge exact results of one case; a result missing or too much is a mismatch as well.
+
+    Of the outputs that `ranked` counts only the order is judged.
+    """
+    expected, got = _tensors(case.double), _tensors(found)
     if len(got) != len(expected):
         raise NumericError(f"the program returns {len(got)} tensors, the original model {len(expected)}")
-    return judge(case.name, got, expected, case.single, case.reference)
+    return judge_rankings(case.name, got, expected, _tensors(case.single), ranked, case.reference)
 
 
-def _judge_compressed(case: Case, found: Sequence[Any], compressed: Stage | None) -> list[Comparison]:
-    assert compressed is not None
+def _judge_compressed(
+    case: Case, found: Sequence[Any], compressed: Stage, ranked: Collection[int]
+) -> list[Comparison]:
     emulated = evaluate(compressed.graph, case.call)
-    return [*judge_lossy(case.name, found, emulated, case.single), *report(case.name, found, case.double)]
+    far = [c for c in report(case.name, found, case.double) if c.output not in ranked]
+    orders = report_rankings(case.name, _tensors(found), _tensors(case.double), ranked)
+    return [*judge_lossy(case.name, found, emulated, case.single), *far, *orders]
 
 
-def _failure(case: Case, judged: list[Comparison], prepared: Prepared, target: Target) -> NumericError:
+def _tensors(results: Sequence[Any]) -> list[torch.Tensor]:
+    return [x for x in results if isinstance(x, torch.Tensor)]
+
+
+def _failure(case: Case, judged: list[Comparison], method: Method, target: Target) -> NumericError:
     def same(results: list[Any]) -> bool:
-        return all(c.passed for c in judge_case(case, results))
+        return all(c.passed for c in judge_case(case, results, method.prepared.ranked))
 
     worst = max((c for c in judged if not c.passed), key=lambda c: c.max_abs_error)
-    stage = first_difference(prepared.stages, case.call, same) or f"lower:{target.name}"
+    stage = first_difference(method.prepared.stages, case.call, same) or f"lower:{target.name}"
     own = "" if worst.own_error is None else f"; the reference's own float error is {worst.own_error:.3g}"
+    where = f"output {worst.output} of {method.prepared.model.spec}, method {method.name},"
     return NumericError(
-        f"output {worst.output} of {prepared.model.spec} differs on inputs {case.name!r} by "
+        f"{where} differs on inputs {case.name!r} by "
         f"{worst.max_abs_error:.3g} where {worst.tolerance:.3g} is allowed (against the {worst.reference}"
         f"{own}). The results first differ at stage {stage!r}. No artifact was written."
     )

@@ -1,25 +1,32 @@
 """Model in, verified artifact folder out.
 
 load -> import -> passes -> merge -> compress(plan) -> lower -> run and compare -> put in place
+
+A program has one method, `forward`, or one for each token count asked for, `forward_t1` and
+`forward_t128`, say: all steps up to `lower` are taken for each, in which the merge engine takes the
+cheaper form of each site at that count. They are lowered into one program, and each is verified at
+its own size.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from compiler.cost.latency_table import LatencyTable
 from compiler.device import DeviceProfile
-from compiler.errors import FallbackError
+from compiler.errors import FallbackError, UsageError
 from compiler.ir.digest import content_digest
 from compiler.ir.graph import Graph, TensorType
 from compiler.ir.text import print_graph
 from compiler.plan import Plan
 from compiler.records import Artifact
-from compiler.target import Lowered, Target
+from compiler.target import FORWARD, Lowered, Target
 from edgewright.artifact import (
     MANIFEST,
     SCHEMA,
@@ -33,9 +40,11 @@ from edgewright.attempts import attempt_documents, count_outcomes
 from edgewright.check import verify_artifact
 from edgewright.compression import compress
 from edgewright.explanation import operation_counts
-from edgewright.models import load_model
+from edgewright.models.tokens import load_methods
+from edgewright.ranking import rank_only
 from edgewright.recipe import Recipe, read_plan, resolve
-from edgewright.stages import Prepared, Progress, Stage, prepare, silent
+from edgewright.stages import Method, Prepared, Progress, canonicalise, merged, silent
+from edgewright.token_methods import OversizeError, build_within
 from edgewright.verification import Comparison
 
 
@@ -50,7 +59,12 @@ def compile(
     calibration: Sequence[tuple[Any, ...]] = (),
     randomize: int | None = None,
     dynamic_batch: bool = False,
+    freeze: Mapping[str, Any] | None = None,
+    argmax_only: bool = False,
     max_fallback: int | None = None,
+    tokens: Sequence[int] = (),
+    max_bytes: int | None = None,
+    table: LatencyTable | None = None,
     progress: Progress = silent,
 ) -> Artifact:
     """Compile a model for a device and verify the result in the target's own runtime.
@@ -65,7 +79,15 @@ def compile(
         calibration: batches for the decisions of the plan that need data.
         randomize: a seed for weights that make merging non-trivial (`edgewright.models.randomize`).
         dynamic_batch: leave the first dimension of every input open.
-        max_fallback: the most operations that may stay outside the runtime's delegate.
+        freeze: inputs that never change, by name; the program takes the others only.
+        argmax_only: outputs have to rank as the model's do along their last axis, and no more.
+        max_fallback: the most operations of a method that may stay outside the runtime's delegate.
+        tokens: token counts, one method of the program for each; see `edgewright.models.tokens` for
+            the axis they size.
+        max_bytes: the most bytes the runtime's files may take; merges to larger forms are taken back,
+            those first that save the least time per byte.
+        table: measured kernel latencies that the merges are priced by (`edgewright.latency.load_table`);
+            the roofline prior without.
         progress: called with the name of each step.
 
     Raises:
@@ -73,53 +95,87 @@ def compile(
         UnsupportedModelError: the model cannot be exported or lowered.
         NumericError: the program does not compute what the model computes.
         FallbackError: more operations than `max_fallback` stay outside the delegate.
+        InfeasibleBudgetError: the smallest form takes more than `max_bytes`; names its size.
     """
-    recipe = Recipe(*resolve(profile, target), read_plan(plan), calibration, max_fallback)
+    recipe = Recipe(*resolve(profile, target), read_plan(plan), calibration, max_fallback, max_bytes)
     check_replaceable(Path(out))
+    if tokens and recipe.plan.decisions:
+        raise UsageError("a plan's calibration batches have one size: give --tokens or --plan, not both")
     progress("load")
-    loaded = load_model(model, inputs, randomize=randomize, dynamic_batch=dynamic_batch)
-    return build(prepare(loaded, progress), recipe, Path(out), progress)
+    loaded = load_methods(
+        model, inputs, tokens, randomize=randomize, dynamic_batch=dynamic_batch, freeze=freeze
+    )
+    sources = [canonicalise(m, name, progress) for name, m in loaded.items()]
+    if argmax_only:
+        sources = [rank_only(source) for source in sources]
+    return build_within(
+        sources,
+        max_bytes,
+        lambda source, keep: merged(source, table, keep, progress),
+        lambda fitted: build(fitted.methods, recipe, Path(out), progress, fitted.kept),
+    )
 
 
-def build(prepared: Prepared, recipe: Recipe, out: Path, progress: Progress = silent) -> Artifact:
-    """Compress, lower and verify a prepared model into an artifact folder at `out`."""
-    return assemble(prepared, recipe, compress(prepared, recipe, progress), out, progress)
+def build(
+    prepared: Sequence[Prepared],
+    recipe: Recipe,
+    out: Path,
+    progress: Progress = silent,
+    kept: Collection[str] = (),
+) -> Artifact:
+    """Compress, lower and verify prepared methods into an artifact folder at `out`.
+
+    `kept` names the sites that the bound on bytes left factored.
+    """
+    methods = [Method(p, compress(p, recipe, progress)) for p in prepared]
+    return assemble(methods, recipe, out, progress, kept=kept)
 
 
 def assemble(
-    prepared: Prepared,
+    methods: Sequence[Method],
     recipe: Recipe,
-    compressed: Stage | None,
     out: Path,
     progress: Progress = silent,
-    lower: Callable[[Graph, DeviceProfile, Path], Lowered] | None = None,
+    lower: Callable[[Mapping[str, Graph], DeviceProfile, Path], Lowered] | None = None,
+    kept: Collection[str] = (),
 ) -> Artifact:
-    """Lower and verify a compressed model into an artifact folder at `out`.
+    """Lower and verify compressed methods into an artifact folder at `out`.
 
     `lower` writes the runtime's files, the recipe's target by default; a search hands over the
     files it has measured.
     """
-    graph = prepared.graph if compressed is None else compressed.graph
     with building(out) as folder:
         progress(f"lower: {recipe.target.name}")
         start = time.perf_counter()
-        lowered = (lower or recipe.target.lower)(graph, recipe.profile, folder)
+        graphs = {m.name: m.graph for m in methods}
+        lowered = (lower or recipe.target.lower)(graphs, recipe.profile, folder)
         seconds = time.perf_counter() - start
         _check_fallback(lowered, recipe.max_fallback)
-        manifest = _manifest(prepared, recipe, graph, lowered, folder)
+        manifest = _manifest(methods, recipe, lowered, folder) | {"kept_factored": sorted(kept)}
+        _check_size(manifest["sizes_bytes"], recipe.max_bytes)
         progress("verify")
         start = time.perf_counter()
-        comparisons = verify_artifact(
-            Artifact(folder, manifest), recipe.target, recipe.profile, prepared, compressed
-        )
+        comparisons = verify_artifact(Artifact(folder, manifest), recipe.target, recipe.profile, methods)
         manifest["verification"] = _verification(recipe.target, comparisons)
-        stages = [*prepared.stages, *([compressed] if compressed else [])]
-        manifest["seconds"] = {s.name: round(s.seconds, 3) for s in stages} | {
+        manifest["seconds"] = _stage_seconds(methods) | {
             "lower": round(seconds, 3),
             "verify": round(time.perf_counter() - start, 3),
         }
-        _write_documents(folder, prepared, recipe, graph, manifest)
+        _write_documents(folder, methods, recipe, manifest)
     return Artifact(out, manifest)
+
+
+def _stage_seconds(methods: Sequence[Method]) -> dict[str, float]:
+    """Return the seconds of each stage, over all methods."""
+    total: dict[str, float] = {}
+    for stage in (s for m in methods for s in m.stages):
+        total[stage.name] = total.get(stage.name, 0.0) + stage.seconds
+    return {name: round(seconds, 3) for name, seconds in total.items()}
+
+
+def _check_size(sizes: Mapping[str, int], limit: int | None) -> None:
+    if limit is not None and sum(sizes.values()) > limit:
+        raise OversizeError(sum(sizes.values()), limit)
 
 
 def _check_fallback(lowered: Lowered, limit: int | None) -> None:
@@ -131,8 +187,11 @@ def _check_fallback(lowered: Lowered, limit: int | None) -> None:
 
 
 def fallback_count(report: Mapping[str, Any]) -> int:
-    """Return how many operations a target's report says stay outside its delegate."""
-    return sum(int(entry["count"]) for entry in report.get("outside", ()))
+    """Return how many operations stay outside the delegate, in the method that has the most."""
+    counts: Counter[str] = Counter()
+    for entry in report.get("outside", ()):
+        counts[entry.get("method", FORWARD)] += int(entry["count"])
+    return max(counts.values(), default=0)
 
 
 def outside_text(lowered: Lowered) -> str:
@@ -141,27 +200,34 @@ def outside_text(lowered: Lowered) -> str:
     return ", ".join(f"{entry['op']} x{entry['count']}" for entry in entries)
 
 
-def _manifest(
-    prepared: Prepared, recipe: Recipe, graph: Graph, lowered: Lowered, folder: Path
-) -> dict[str, Any]:
+def _manifest(methods: Sequence[Method], recipe: Recipe, lowered: Lowered, folder: Path) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
-        "model": prepared.model.spec,
+        "model": methods[0].prepared.model.spec,
         "target": recipe.target.name,
         "profile": recipe.profile.name,
         "files": list(lowered.files),
-        "inputs": [_spec(n.name, n.type) for n in graph.inputs()],
-        "outputs": [_spec(v.node, graph.type_of(v)) for _, v in graph.output.values()],
-        "graph_digest": content_digest(graph),
+        "methods": [_method(m) for m in methods],
         "plan_digest": recipe.plan.digest(),
         "plan": recipe.plan.text(),
         "profile_digest": recipe.profile.digest(),
         "artifact_digest": files_digest(folder, lowered.files),
         "versions": dict(recipe.target.versions()),
         "sizes_bytes": {name: (folder / name).stat().st_size for name in lowered.files},
-        "merges": count_outcomes(prepared.attempts),
-        "operations": operation_counts(prepared.stages[0].graph, graph),
+        "max_bytes": recipe.max_bytes,
         "lowering": dict(lowered.report),
+    }
+
+
+def _method(method: Method) -> dict[str, Any]:
+    graph = method.graph
+    return {
+        "name": method.name,
+        "inputs": [_spec(n.name, n.type) for n in graph.inputs()],
+        "outputs": [_spec(v.node, graph.type_of(v)) for _, v in graph.output.values()],
+        "graph_digest": content_digest(graph),
+        "merges": count_outcomes(method.prepared.attempts),
+        "operations": operation_counts(method.stages[0].graph, graph),
     }
 
 
@@ -170,7 +236,8 @@ def _spec(name: str, type_: TensorType) -> dict[str, Any]:
     return {"name": name, "shape": shape, "dtype": str(type_.dtype).removeprefix("torch.")}
 
 
-def _verification(target: Target, comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def _verification(target: Target, by_method: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
+    comparisons = [c for found in by_method.values() for c in found]
     judged = [c for c in comparisons if c.tolerance is not None]
     return {
         "runtime": target.name,
@@ -178,14 +245,16 @@ def _verification(target: Target, comparisons: Sequence[Comparison]) -> dict[str
         "max_abs_error": max((c.max_abs_error for c in comparisons), default=0.0),
         "max_relative_error": max((c.relative_error for c in comparisons), default=0.0),
         "min_snr_db": min((c.snr_db for c in comparisons if c.snr_db is not None), default=None),
-        "comparisons": [c.document() for c in comparisons],
+        "comparisons": [{"method": m, **c.document()} for m, found in by_method.items() for c in found],
     }
 
 
 def _write_documents(
-    folder: Path, prepared: Prepared, recipe: Recipe, graph: Graph, manifest: Mapping[str, Any]
+    folder: Path, methods: Sequence[Method], recipe: Recipe, manifest: Mapping[str, Any]
 ) -> None:
-    write_text(folder / "graph.txt", print_graph(graph))
+    for method in methods:
+        write_text(folder / f"graph_{method.name}.txt", print_graph(method.graph))
     write_text(folder / "plan.txt", recipe.plan.text())
-    write_json(folder / "attempts.json", attempt_documents(prepared.attempts))
+    attempts = [d for m in methods for d in attempt_documents(m.prepared.attempts, m.name)]
+    write_json(folder / "attempts.json", attempts)
     write_json(folder / MANIFEST, manifest)

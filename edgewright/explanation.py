@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +12,39 @@ from compiler.ir.graph import Graph
 from edgewright.artifact import read_artifact
 from edgewright.attempts import attempt_documents, gained_macs
 from edgewright.models import load_model
-from edgewright.stages import Progress, prepare, silent
+from edgewright.ranking import rank_only
+from edgewright.stages import Progress, canonicalise, merged, silent
 
 SCHEMA = "edgewright.explanation/1"
 
 
 def explain(
-    model: Any, inputs: Any = None, *, randomize: int | None = None, progress: Progress = silent
+    model: Any,
+    inputs: Any = None,
+    *,
+    randomize: int | None = None,
+    freeze: Mapping[str, Any] | None = None,
+    argmax_only: bool = False,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Return the merge engine's account of a model, or of an artifact folder, as JSON values.
 
     `attempts` lists each region with its outcome, reason, the node to blame and its costs in
-    multiply-accumulates of the roofline prior. `operations` counts operations before and after,
-    where the model is at hand.
+    multiply-accumulates of the roofline prior. `operations` counts operations before and after, by
+    method.
 
     Raises UsageError for what is neither a model nor an artifact folder, and
     UnsupportedModelError for a model that cannot be imported.
     """
     if isinstance(model, str | Path) and Path(model).is_dir():
         return _of_artifact(Path(model))
-    loaded = load_model(str(model) if isinstance(model, Path) else model, inputs, randomize=randomize)
-    prepared = prepare(loaded, progress)
+    name = str(model) if isinstance(model, Path) else model
+    loaded = load_model(name, inputs, randomize=randomize, freeze=freeze)
+    source = canonicalise(loaded, progress=progress)
+    prepared = merged(rank_only(source) if argmax_only else source, progress=progress)
     before, after = prepared.stages[0].graph, prepared.graph
-    document = _document(loaded.spec, attempt_documents(prepared.attempts))
-    return {**document, "operations": operation_counts(before, after)}
+    document = _document(loaded.spec, attempt_documents(prepared.attempts, prepared.method))
+    return {**document, "operations": {prepared.method: operation_counts(before, after)}}
 
 
 def operation_counts(before: Graph, after: Graph) -> dict[str, dict[str, int]]:
@@ -52,9 +62,10 @@ def _of_artifact(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}; compile it again") from error
     document = _document(str(artifact.manifest["model"]), attempts)
+    methods: Any = artifact.manifest["methods"]
     return {
         **document,
-        "operations": artifact.manifest["operations"],
+        "operations": {m["name"]: m["operations"] for m in methods},
         "lowering": artifact.manifest["lowering"],
     }
 

@@ -9,12 +9,12 @@ from typing import Any
 from compiler.device import Device, DeviceProfile
 from compiler.errors import UnstableMeasurementError
 from compiler.records import Artifact, Measurement
-from compiler.target import Target
+from compiler.target import FORWARD, Target
 from devices import open_device
 from devices.benchmark import Candidate, measure
 from devices.benchmark import Progress as Event
 from devices.database import MeasurementDatabase
-from edgewright.artifact import read_artifact
+from edgewright.artifact import method_entry, read_artifact
 from edgewright.recipe import resolve
 from edgewright.stages import Progress, silent
 
@@ -27,6 +27,7 @@ def profile(
     device: str = "local",
     *,
     profile: str | DeviceProfile | None = None,
+    method: str | None = None,
     database: str | Path | MeasurementDatabase = "sqlite://",
     allow_unstable: bool = False,
     reuse: bool = False,
@@ -38,6 +39,7 @@ def profile(
         artifact: what `compile` returned, or its folder.
         device: `local`, or a device from `edgewright devices`.
         profile: how to run; the profile the artifact was compiled for by default.
+        method: which method of the program to run; its first one by default.
         database: where raw samples are kept: a path, an SQLAlchemy URL, an open database, or
             `sqlite://` (the default) to keep nothing. An interrupted measurement goes on where it stopped.
         allow_unstable: return an unsteady reading, marked as such, in place of raising.
@@ -45,14 +47,15 @@ def profile(
         progress: called with what happens.
 
     Raises:
-        UsageError: the folder is no artifact, or the profile or database cannot be read.
+        UsageError: the folder is no artifact, it has no such method, or the profile or database cannot
+            be read.
         DeviceError: the device is missing, lost, or not the one the profile expects.
         UnstableMeasurementError: the reading is not steady enough to decide on.
     """
     built = artifact if isinstance(artifact, Artifact) else read_artifact(artifact)
     target, found = resolve(profile or str(built.manifest["profile"]), str(built.manifest["target"]))
     chosen = open_device(device)
-    one = candidate(built, target, found)
+    one = candidate(built, target, found, method=method)
     if isinstance(database, MeasurementDatabase):
         measurement = _measure(one, chosen, found, database, progress, reuse)
     else:
@@ -63,21 +66,27 @@ def profile(
     return measurement
 
 
-def candidate(artifact: Artifact, target: Target, profile: DeviceProfile, label: str = "") -> Candidate:
-    """Return an artifact as something to measure; `label` names it in progress, the model by default."""
+def candidate(
+    artifact: Artifact, target: Target, profile: DeviceProfile, label: str = "", method: str | None = None
+) -> Candidate:
+    """Return a method of an artifact as something to measure, its first one by default.
+
+    `label` names it in progress, the model by default. Raises UsageError for a method there is not.
+    """
     manifest: Any = artifact.manifest
+    entry = method_entry(artifact, method)
     return Candidate(
         label=label or str(manifest["model"]),
         artifact_digest=artifact.digest,
-        graph_digest=manifest["graph_digest"],
+        graph_digest=entry["graph_digest"],
         plan_digest=manifest["plan_digest"],
-        spec=target.run_spec(artifact, profile),
+        spec=target.run_spec(artifact, profile, entry["name"]),
         plan=manifest["plan"],
-        target={"target": target.name, **manifest["versions"]},
+        target={"target": target.name, "method": entry["name"], **manifest["versions"]},
     )
 
 
-def measurement_document(measurement: Measurement, model: str = "") -> dict[str, Any]:
+def measurement_document(measurement: Measurement, model: str = "", method: str = FORWARD) -> dict[str, Any]:
     """Return a measurement as JSON values; times carry their unit in the field's name."""
     unit = UNITS[measurement.metric]
     statistics = asdict(measurement.statistics)
@@ -85,6 +94,7 @@ def measurement_document(measurement: Measurement, model: str = "") -> dict[str,
     return {
         "schema": SCHEMA,
         "model": model,
+        "method": method,
         "device": measurement.device,
         "fingerprint": dict(measurement.fingerprint),
         "profile": measurement.profile,

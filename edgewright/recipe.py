@@ -17,13 +17,14 @@ from targets import get_target
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a build is for: the target, the device profile and the decisions."""
+    """What a build is for: the target, the device profile, the decisions and the limits."""
 
     target: Target
     profile: DeviceProfile
     plan: Plan = field(default_factory=Plan)
     calibration: Sequence[tuple[Any, ...]] = ()
     max_fallback: int | None = None
+    max_bytes: int | None = None
 
 
 def resolve(profile: str | DeviceProfile, target: str | None) -> tuple[Target, DeviceProfile]:

@@ -23,8 +23,9 @@ def infer(
     profile: DeviceProfile,
     calls: Sequence[Sequence[torch.Tensor]],
     fresh: bool = False,
+    method: str | None = None,
 ) -> list[list[torch.Tensor]]:
-    """Return the outputs for each list of flat input tensors.
+    """Return a method's outputs for each list of flat input tensors; the first method by default.
 
     `fresh` starts the runner anew for each call, for programs that keep state between calls.
     Raises DeviceError when the runner fails.
@@ -35,7 +36,8 @@ def infer(
     try:
         for call in calls:
             if session is None:
-                session = start_runner(device, target.run_spec(artifact, profile), profile.affinity)
+                spec = target.run_spec(artifact, profile, method)
+                session = start_runner(device, spec, profile.affinity)
             results.append(_infer_once(session, call))
             if fresh:
                 session.close()

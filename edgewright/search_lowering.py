@@ -26,7 +26,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.storage import save_graph
 from compiler.plan import Plan
 from compiler.records import Artifact
-from compiler.target import Target
+from compiler.target import FORWARD, Target
 from edgewright.artifact import MANIFEST, building, files_digest, write_json
 from edgewright.search_worker import profile_document
 
@@ -118,7 +118,7 @@ class VariantStore:
         return Artifact(self._folder / digest, manifest)
 
     def _here(self, graph: Graph, folder: Path) -> LoweredFiles:
-        lowered = self._target.lower(graph, self._profile, folder)
+        lowered = self._target.lower({FORWARD: graph}, self._profile, folder)
         return LoweredFiles(tuple(lowered.files), dict(lowered.report))
 
     def _run(self, graph: Graph, folder: Path) -> LoweredFiles:

@@ -20,6 +20,7 @@ from typing import Any
 from compiler.device import BenchmarkProtocol, DeviceProfile
 from compiler.errors import UnsupportedModelError
 from compiler.records import Metric
+from compiler.target import FORWARD
 
 
 def profile_document(profile: DeviceProfile) -> dict[str, Any]:
@@ -41,8 +42,8 @@ def lower_job(job: Mapping[str, Any]) -> dict[str, Any]:
     from compiler.ir.storage import load_graph
     from targets import get_target
 
-    graph = load_graph(Path(job["graph"]))
-    lowered = get_target(job["target"]).lower(graph, read_profile(job["profile"]), Path(job["folder"]))
+    methods = {FORWARD: load_graph(Path(job["graph"]))}
+    lowered = get_target(job["target"]).lower(methods, read_profile(job["profile"]), Path(job["folder"]))
     return {"files": list(lowered.files), "report": dict(lowered.report)}
 
 

@@ -45,7 +45,7 @@ from edgewright.search_lab import Lab, counted, make_space
 from edgewright.search_lowering import VariantStore, default_workers
 from edgewright.search_output import TRIED_SCHEMA, Row, SearchResult, write_documents
 from edgewright.search_samples import Halves, halve, read_calibration
-from edgewright.stages import Prepared, Progress, Stage, prepare, silent
+from edgewright.stages import Method, Prepared, Progress, Stage, prepare, silent
 
 MOST_SAMPLES = 128  # of each half, evaluated for a cost
 RANGE_SAMPLES = 64  # of half A, read for int8 ranges
@@ -252,7 +252,7 @@ def _assemble(prepared: Prepared, lab: Lab, winner: Choice, plan: Plan, setting:
     """Make the winner a verified artifact folder, from the very files that were measured."""
     variant = lab.artifact(winner)
 
-    def copied(graph: Graph, profile: DeviceProfile, folder: Path) -> Any:
+    def copied(methods: Mapping[str, Graph], profile: DeviceProfile, folder: Path) -> Any:
         lowered = lab.store.lowered(variant)
         for name in lowered.files:
             shutil.copyfile(variant.folder / name, folder / name)
@@ -261,7 +261,8 @@ def _assemble(prepared: Prepared, lab: Lab, winner: Choice, plan: Plan, setting:
     graph = lab.graph(winner)
     stage = None if graph is prepared.graph else Stage("compress", graph, 0.0)
     recipe = Recipe(setting.target, setting.profile, plan)
-    return assemble(prepared, recipe, stage, setting.out / "artifact", setting.progress, copied)
+    methods = [Method(prepared, stage)]
+    return assemble(methods, recipe, setting.out / "artifact", setting.progress, copied)
 
 
 def _bytes(artifact: Artifact) -> int:

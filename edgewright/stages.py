@@ -2,25 +2,29 @@
 
     import -> each pass of `compiler.passes.PIPELINE` -> merge -> compress
 
-`prepare` runs the exact part once; a search compresses and lowers the result many times.
+`prepare` runs the exact part once; a search compresses and lowers the result many times. A program of
+several methods goes through the stages once a method, at each method's own sizes.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from compiler.cost.latency_table import LatencyTable
 from compiler.evaluate import evaluate
 from compiler.frontends.torch_export import import_model, import_program
 from compiler.ir.graph import Graph
 from compiler.ir.verify import verify
-from compiler.merge import merge
+from compiler.merge import Attempt, merge
 from compiler.passes import PIPELINE
+from compiler.target import FORWARD
 from edgewright.models import LoadedModel
+from edgewright.models.freezing import specialised
 
 Progress = Callable[[str], None]
 
@@ -40,46 +44,91 @@ class Stage:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model imported, canonicalised and merged: everything that does not depend on a plan."""
+    """A model imported, canonicalised and merged: everything that does not depend on a plan.
+
+    `method` is its name in the program; `attempts` come with the merge. `ranked` are the outputs,
+    counted among tensors, that only have to rank as the original's do.
+    """
 
     model: LoadedModel
     stages: tuple[Stage, ...]
-    attempts: tuple[Any, ...]
+    attempts: tuple[Attempt, ...] = ()
+    method: str = FORWARD
+    ranked: frozenset[int] = frozenset()
 
     @property
     def graph(self) -> Graph:
-        """The merged graph."""
+        """The graph as the last stage left it."""
         return self.stages[-1].graph
 
 
-def prepare(model: LoadedModel, progress: Progress = silent) -> Prepared:
-    """Import, canonicalise and merge a model.
+@dataclass(frozen=True)
+class Method:
+    """One method of a program: a prepared model, and its lossy stage where a plan asks for one."""
+
+    prepared: Prepared
+    compressed: Stage | None = None
+
+    @property
+    def name(self) -> str:
+        """The method's name in the program."""
+        return self.prepared.method
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """All stages, the lossy one last."""
+        return (*self.prepared.stages, *([self.compressed] if self.compressed else []))
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that is lowered."""
+        return self.stages[-1].graph
+
+
+def prepare(model: LoadedModel, progress: Progress = silent, table: LatencyTable | None = None) -> Prepared:
+    """Import, canonicalise and merge a model; `table` prices the merges, or else the prior.
 
     Raises UnsupportedModelError naming the node and the user's line where it cannot be imported.
     """
+    return merged(canonicalise(model, progress=progress), table, progress=progress)
+
+
+def canonicalise(model: LoadedModel, method: str = FORWARD, progress: Progress = silent) -> Prepared:
+    """Import a model and run the exact passes, up to the merge; errors as `prepare`."""
     stages: list[Stage] = []
     progress("import")
     _step(stages, "import", lambda: import_loaded(model))
     for name, run in PIPELINE:
         progress(name)
         _step(stages, name, lambda run=run: run(stages[-1].graph))  # type: ignore[misc]  # the default binds the loop's value
-    progress("merge")
-    attempts: list[Any] = []
+    return Prepared(model, tuple(stages), method=method)
 
-    def merged() -> Graph:
-        graph, found = merge(stages[-1].graph)
+
+def merged(
+    source: Prepared,
+    table: LatencyTable | None = None,
+    keep: Collection[str] = (),
+    progress: Progress = silent,
+) -> Prepared:
+    """Return a canonical model with its merge stage; sites in `keep` stay as they are."""
+    progress("merge")
+    stages, attempts = list(source.stages), list(source.attempts)
+
+    def run() -> Graph:
+        graph, found = merge(source.graph, table, keep=keep)
         attempts.extend(found)
         return graph
 
-    _step(stages, "merge", merged)
-    return Prepared(model, tuple(stages), tuple(attempts))
+    _step(stages, "merge", run)
+    return replace(source, stages=tuple(stages), attempts=tuple(attempts))
 
 
 def import_loaded(model: LoadedModel) -> Graph:
-    """Return the graph of a loaded model."""
+    """Return the graph of a loaded model, its frozen inputs as constants."""
     if isinstance(model.source, torch.export.ExportedProgram):
-        return import_program(model.source)
-    return import_model(model.source, model.args, dict(model.kwargs), model.dynamic_shapes())
+        return specialised(import_program(model.source), model)
+    args, kwargs = model.whole(model.args, model.kwargs)
+    return specialised(import_model(model.source, args, kwargs, model.dynamic_shapes()), model)
 
 
 def first_difference(

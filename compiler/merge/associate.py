@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from compiler.cost.counts import counts
 from compiler.cost.roofline import Roofline
@@ -49,9 +49,11 @@ Tree = int | tuple["Tree", "Tree"]
 
 def associate(graph: Graph, prior: Roofline) -> tuple[Graph, list[Attempt]]:
     """Return the graph with every chain of matrix products in its cheapest order, and the attempts."""
-    editor: Editor | None = None
     attempts: list[Attempt] = []
-    for node in graph.ops():
+    for original in graph.ops():
+        if original.name not in graph:
+            continue
+        node = graph.node(original.name)
         chain = _chain(graph, node)
         if chain is None:
             continue
@@ -61,9 +63,10 @@ def associate(graph: Graph, prior: Roofline) -> tuple[Graph, list[Attempt]]:
         better = after < before * (1 - 1e-9)
         attempts.append(_attempt(graph, node, chain, best if better else chain.tree, before, after, better))
         if better:
-            editor = editor or Editor(graph)
+            editor = Editor(graph)
             _emit(editor, node, chain, best)
-    return (graph, attempts) if editor is None else (fold_weights(editor.finish()), attempts)
+            graph = fold_weights(editor.finish())
+    return graph, attempts
 
 
 def _chain(graph: Graph, node: Node) -> Chain | None:
@@ -153,7 +156,7 @@ def _pricing(factors: Sequence[Factor], node: Node, prior: Roofline):  # type: i
             return factors[tree].constant
         return constant(tree[0]) and constant(tree[1])
 
-    @lru_cache(maxsize=None)
+    @cache
     def cost(tree: Tree) -> float:
         if isinstance(tree, int) or constant(tree):
             return 0.0
@@ -162,7 +165,9 @@ def _pricing(factors: Sequence[Factor], node: Node, prior: Roofline):  # type: i
         rows, inner, columns = ends[first][0], ends[middle][1], ends[last][1]
         left = (*(() if constant(tree[0]) else lead), rows, inner)
         right = (*(() if constant(tree[1]) else lead), inner, columns)
-        work = counts("aten.matmul.default", [left, right], [(*lead, rows, columns)], node.type.dtype.itemsize)
+        work = counts(
+            "aten.matmul.default", [left, right], [(*lead, rows, columns)], node.type.dtype.itemsize
+        )
         return prior.cost(work) + cost(tree[0]) + cost(tree[1])
 
     return cost
@@ -174,7 +179,7 @@ def _ends(factor: Factor) -> tuple[int, int]:
 
 
 def _cheapest(count: int, factors: Sequence[Factor], cost) -> Tree:  # type: ignore[no-untyped-def]
-    @lru_cache(maxsize=None)
+    @cache
     def best(first: int, last: int) -> Tree:
         if first == last:
             return first
@@ -202,7 +207,9 @@ def _emit(editor: Editor, node: Node, chain: Chain, tree: Tree) -> None:
     if chain.scale != 1:
         value = _op(editor, node, "aten.mul.Tensor", {"self": value, "other": chain.scale}, node.type)
     if editor.graph.type_of(value) != node.type:
-        value = _op(editor, node, "aten.reshape.default", {"self": value, "shape": node.type.shape}, node.type)
+        value = _op(
+            editor, node, "aten.reshape.default", {"self": value, "shape": node.type.shape}, node.type
+        )
     editor.replace_uses(node.value, value)
     editor.remove_unread([node.name])
 
@@ -237,7 +244,7 @@ def _attempt(
     reason = (
         f"the product of {names} in the order {_text(tree)} is cheaper (roofline prior, not a measurement)"
         if better
-        else f"no order of the product {names} is cheaper than the present one (roofline prior, not a measurement)"
+        else f"no order of the product {names} is cheaper than this one (roofline prior, not a measurement)"
     )
     return Attempt(
         node.origin,
@@ -256,5 +263,3 @@ def _attempt(
 
 def _text(tree: Tree) -> str:
     return str(tree) if isinstance(tree, int) else f"({_text(tree[0])} {_text(tree[1])})"
-
-

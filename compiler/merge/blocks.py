@@ -151,7 +151,9 @@ def _finer(matrix: Blocks, per: int) -> Blocks:
 def rows_merged(matrix: Blocks) -> Blocks:
     """Return the matrix with neighbouring groups of one source joined."""
     joined = math.gcd(*_runs(list(matrix.source)), matrix.groups)
-    weight = matrix.weight.reshape(len(matrix.weight), -1, joined * matrix.weight.shape[2], matrix.weight.shape[3])
+    weight = matrix.weight.reshape(
+        len(matrix.weight), -1, joined * matrix.weight.shape[2], matrix.weight.shape[3]
+    )
     return Blocks(weight, matrix.source[::joined], matrix.columns)
 
 

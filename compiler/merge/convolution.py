@@ -134,9 +134,7 @@ def _sum(w: Writer, at: Ref, lead: Dim, parts: tuple[TapMap, ...], shift: Shift)
     return total
 
 
-def _pairs(
-    w: Writer, at: Ref, lead: Dim, pairs: tuple[tuple[TapMap, TapMap], ...], shift: Shift
-) -> Ref:
+def _pairs(w: Writer, at: Ref, lead: Dim, pairs: tuple[tuple[TapMap, TapMap], ...], shift: Shift) -> Ref:
     total: Ref | None = None
     for first, second in pairs:
         made = _wholes(first)[0][1](w, at, lead, None)

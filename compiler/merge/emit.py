@@ -28,8 +28,10 @@ def programs(graph: Graph, form: Form, exit_: TensorType, splits: bool = False) 
 
     With `splits`, sums of smaller convolutions are among them: only a measured price can tell.
     """
-    if form.base_axis == 0 or form.axis == 0:
+    if form.base_axis == 0:
         raise Refusal("its channels lie on the first axis", quiet=True)
+    if form.axis == 0 and form.arrangement is None:
+        form = replace(form, arrangement=form.arranged())
     if form.real and exit_.static and not bool(form.taps.weight.any()) and not _is_map(form):
         constant = _constant(form, exit_)
         if constant is not None:
@@ -228,5 +230,3 @@ def _count(dims: Sequence[Dim]) -> int | None:
             return None
         total *= d
     return total
-
-

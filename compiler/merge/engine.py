@@ -25,6 +25,7 @@ from compiler.merge.attempt import Attempt, Outcome, Refusal
 from compiler.merge.fan_out import absorb_fan_out
 from compiler.merge.gauge import along_streams, through_activations
 from compiler.merge.live_weights import live_weights
+from compiler.merge.mixture import mix_kernels
 from compiler.merge.norms import exposed, restored
 from compiler.merge.path import Piece, emitted_pieces, solve
 from compiler.merge.price import Price
@@ -68,17 +69,23 @@ def certain_merges(graph: Graph, prior: Roofline, keep: Collection[str] = ()) ->
 def _round(
     graph: Graph, prior: Roofline, regions_of: Callable[[Graph], Regions]
 ) -> tuple[Graph, list[Attempt]]:
+    graph, mixed = mix_kernels(graph, prior)
     graph = reassociate(through_activations(graph))
     regions = regions_of(graph)
     editor = Editor(graph)
     renamed: dict[Value, Value] = {}
-    attempts: list[Attempt] = []
-    for root in regions.affine.roots:
+    attempts = mixed
+    for root in visited(regions):
         attempts += _merge_root(regions, root, editor, renamed)
     merged, ordered = associate(dead_code(editor.finish()), prior)
     merged, absorbed = absorb_fan_out(regions_of(merged))
     merged, moved = along_streams(dead_code(merged))
     return share_computations(dead_code(merged)), [*attempts, *ordered, *absorbed, *moved]
+
+
+def visited(regions: Regions) -> list[Value]:
+    """Return the roots in the order they are merged in, which decides nothing."""
+    return list(regions.affine.roots)
 
 
 def _merge_root(regions: Regions, root: Value, editor: Editor, renamed: dict[Value, Value]) -> list[Attempt]:

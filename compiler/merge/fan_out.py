@@ -68,9 +68,7 @@ def _half_read(regions: Regions, value: Value) -> list[Attempt]:
     return [attempt(regions, entry, value, Outcome.REFUSED, reason, unable[0].node)]
 
 
-def _best(
-    regions: Regions, value: Value, made: list[Value]
-) -> tuple[Value | None, dict[Value, Program]]:
+def _best(regions: Regions, value: Value, made: list[Value]) -> tuple[Value | None, dict[Value, Program]]:
     """Return the entry from which the readers are cheapest, with their programs; None to leave them."""
     price = regions.measured or regions.price
     refusal: Refusal | None = None
@@ -117,5 +115,3 @@ def _small(regions: Regions, values: set[Value]) -> bool:
     graph = regions.graph
     weights = [graph.constant(o) for v in values for _, o in graph.node(v.node).values()]
     return sum(w.numel() for w in weights if w is not None) <= _SMALL
-
-

@@ -55,10 +55,10 @@ class Origin:
 class Form:
     """A region's result: `shape` in plain integers, channels on `axis` unless `arrangement` says where.
 
-    `positions` counts those of the table. `base` is the type of the entry after `moves`, with its channels on `base_axis`. `pending` are the
-    movements since the base, `origin` where those begin that the arrangement undoes. `uneven` names the
-    operation at which the shift came to depend on the position. `shape_only`: it holds for the compiled
-    shape only.
+    `positions` counts those of the table. `base` is the type of the entry after `moves`, with its channels
+    on `base_axis`. `pending` are the movements since the base, `origin` where those begin that the
+    arrangement undoes. `uneven` names the operation at which the shift came to depend on the position.
+    `shape_only`: it holds for the compiled shape only.
     """
 
     taps: TapMap

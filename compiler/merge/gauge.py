@@ -28,26 +28,30 @@ _LINEAR = ("aten.linear.default", "aten.conv1d.default", "aten.conv2d.default", 
 
 def through_activations(graph: Graph) -> Graph:
     """Return the graph with positive scales behind the homogeneous operations that read them."""
-    editor: Editor | None = None
-    for node in graph.ops():
-        if node.op not in _HOMOGENEOUS:
+    editor = Editor(graph)
+    for original in graph.ops():
+        node = editor.graph.node(original.name)
+        source = _scaled_source(editor.graph, node) if node.op in _HOMOGENEOUS else None
+        if source is None:
             continue
-        source = graph.producer(node.operand("self"))
-        scale = graph.constant(source.operand("other")) if source.op == "aten.mul.Tensor" else None
-        absorbed = all(r.op in _LINEAR for r in graph.users(node.name))
-        per_channel = scale is not None and scale.numel() in (1, max(scale.shape, default=1))
-        if scale is None or not per_channel or not absorbed or len(graph.uses(source.value)) != 1:
-            continue
-        if graph.type_of(source.operand("self")) != source.type or not bool((scale > 0).all()):
-            continue
-        editor = editor or Editor(graph)
         inner = dict(node.operands) | {"self": source.operand("self")}
         bare = editor.op(node.op, inner, node.types, origin=node.origin, source=node.source, before=node.name)
         outer = dict(source.operands) | {"self": bare}
         value = editor.op(source.op, outer, node.types, origin=source.origin, before=node.name)
         editor.replace_uses(node.value, value)
         editor.remove_unread([node.name])
-    return graph if editor is None else editor.finish()
+    return editor.finish()
+
+
+def _scaled_source(graph: Graph, node: Node) -> Node | None:
+    """Return the positive scale that a homogeneous operation alone reads, if its readers can absorb it."""
+    source = graph.producer(node.operand("self"))
+    scale = graph.constant(source.operand("other")) if source.op == "aten.mul.Tensor" else None
+    if scale is None or scale.numel() not in (1, max(scale.shape, default=1)) or not bool((scale > 0).all()):
+        return None
+    absorbed = all(r.op in _LINEAR for r in graph.users(node.name))
+    whole = graph.type_of(source.operand("self")) == source.type and len(graph.uses(source.value)) == 1
+    return source if absorbed and whole else None
 
 
 @dataclass
@@ -97,7 +101,9 @@ def _end(graph: Graph, node: Node) -> End | None:
     scale = graph.constant(node.operand("other")) if node.op == "aten.mul.Tensor" else None
     if scale is None or not isinstance(source, Value) or graph.producer(source).op != "aten.add.Tensor":
         return None
-    wide = [a for a, size in enumerate((1,) * (node.type.rank - scale.dim()) + tuple(scale.shape)) if size != 1]
+    wide = [
+        a for a, size in enumerate((1,) * (node.type.rank - scale.dim()) + tuple(scale.shape)) if size != 1
+    ]
     if len(wide) != 1 or graph.constant(graph.producer(source).operand("other")) is not None:
         return None
     nodes, shift = [node], None
@@ -228,7 +234,11 @@ def _last_writer(graph: Graph, end: End, stream: Stream) -> str | None:
 
 
 def _scale(
-    editor: Editor, node: Node, rows: torch.Tensor | None, columns: torch.Tensor | None, shift: torch.Tensor | None
+    editor: Editor,
+    node: Node,
+    rows: torch.Tensor | None,
+    columns: torch.Tensor | None,
+    shift: torch.Tensor | None,
 ) -> None:
     weight = editor.graph.constant(node.operand("weight"))
     assert weight is not None

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from compiler.ir.graph import Graph, Kind, Node, Value
 from compiler.ir.schema import is_random
+from compiler.merge.affine_ops import affine
 from compiler.merge.attempt import Attempt, Outcome
 from compiler.merge.report import window
 from compiler.merge.sizes import constant
@@ -26,9 +27,7 @@ def live_weights(graph: Graph) -> list[Attempt]:
             around = window(graph, blame)
             names = (node.name,)
             found.append(
-                Attempt(
-                    node.origin, names[0], names[0], names, Outcome.REFUSED, reason, blame, window=around
-                )
+                Attempt(node.origin, names[0], names[0], names, Outcome.REFUSED, reason, blame, window=around)
             )
     return found
 
@@ -41,12 +40,26 @@ def _reasons(graph: Graph, node: Node) -> Iterator[tuple[str, str]]:
     if is_random(node.op) and _whole(graph, node):
         yield "it draws random numbers at every call; nothing behind it is folded", node.name
         return
+    if node.op.startswith("aten.fft_irfft"):
+        yield from _spectrum(graph, node)
+        return
     if not node.op.startswith(_LAYERS) or not isinstance(node.operand("weight"), Value):
         return
     weight: Value = node.operand("weight")
     if constant(graph, weight) is None:
         cause, blame = _cause(graph, weight)
         yield f"its weight depends on {cause}", blame
+
+
+def _spectrum(graph: Graph, node: Node) -> Iterator[tuple[str, str]]:
+    """Yield why a product of spectra is no convolution with a constant kernel."""
+    if affine(graph, node.value) is not None:
+        return
+    cause, blame = _cause(graph, node.value)
+    if not node.type.static:
+        yield "its length is only known at run time, and so is its kernel", node.name
+    else:
+        yield f"its kernel depends on {cause}", blame
 
 
 def _whole(graph: Graph, node: Node) -> bool:

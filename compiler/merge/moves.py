@@ -94,7 +94,12 @@ def _laid_out(form: Form) -> Form:
 def selected(graph: Graph, form: Form) -> Form | None:
     """Return a form that scales some of the entry's channels with their selection in front, else None."""
     matrix = form.taps.blocks
-    if matrix.standard or matrix.weight.shape[2:] != (1, 1) or not form.pending or form.arrangement is not None:
+    if (
+        matrix.standard
+        or matrix.weight.shape[2:] != (1, 1)
+        or not form.pending
+        or form.arrangement is not None
+    ):
         return None
     try:
         there = channel_axis(_replayed(graph, form))

@@ -15,12 +15,12 @@ _NORMS = ("aten.layer_norm.default", "aten.group_norm.default", "aten.rms_norm.d
 
 def exposed(graph: Graph) -> Graph:
     """Return the graph with every constant scale and shift of a normalisation outside it."""
-    editor: Editor | None = None
-    for node in graph.ops():
-        parts = _parts(graph, node)
+    editor = Editor(graph)
+    for original in graph.ops():
+        node = editor.graph.node(original.name)
+        parts = _parts(editor.graph, node)
         if not parts:
             continue
-        editor = editor or Editor(graph)
         bare = dict(node.operands) | {name: None for name, _ in parts}
         result = _op(editor, node, node.op, bare)
         for name, op in parts:
@@ -28,17 +28,19 @@ def exposed(graph: Graph) -> Graph:
             result = _op(editor, node, op, {"self": result, "other": other})
         editor.replace_uses(node.value, result)
         editor.remove_unread([node.name])
-    return graph if editor is None else editor.finish()
+    return editor.finish()
 
 
 def restored(graph: Graph) -> Graph:
     """Return the graph with the scales and shifts that follow a bare normalisation back inside it."""
-    editor: Editor | None = None
-    for node in graph.ops():
-        found = _followers(graph, node)
+    editor = Editor(graph)
+    for original in graph.ops():
+        if original.name not in editor.graph:
+            continue
+        node = editor.graph.node(original.name)
+        found = _followers(editor.graph, node)
         if not found:
             continue
-        editor = editor or Editor(graph)
         operands = dict(node.operands)
         for name, follower in found.items():
             operands[name] = _flat(editor, node, follower)
@@ -46,7 +48,7 @@ def restored(graph: Graph) -> Graph:
         result = _op(editor, last, node.op, operands)
         editor.replace_uses(last.value, result)
         editor.remove_unread([last.name])
-    return graph if editor is None else editor.finish()
+    return editor.finish()
 
 
 def follows_norm(graph: Graph, node: Node) -> bool:

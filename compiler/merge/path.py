@@ -18,7 +18,7 @@ from compiler.merge.regions import Regions
 from compiler.merge.step import Program
 
 _REACH = 8
-_FURTHEST = 24  # dominators, those that only move elements included
+FURTHEST = 24  # dominators, those that only move elements included
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def solve(regions: Regions, chain: list[Value], price: Price) -> list[Piece]:
 def starts(regions: Regions, chain: list[Value], j: int) -> Iterator[int]:
     """Yield where a piece that ends at `chain[j]` may begin; none where nothing in it computes."""
     computing = 0
-    for i in range(j - 1, max(-1, j - 1 - _FURTHEST), -1):
+    for i in range(j - 1, max(-1, j - 1 - FURTHEST), -1):
         computing += not regions.affine.nodes[chain[i + 1]].relabels
         if computing > _REACH:
             return

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import torch
+
 from compiler.cost.counts import FREE, Counts, counts, node_counts
 from compiler.cost.kernel import Kernel, kernel_of
 from compiler.cost.latency_table import LatencyTable
@@ -17,8 +19,6 @@ from compiler.ir.dims import hint
 from compiler.ir.graph import Dim, Graph, Operand, TensorType
 from compiler.merge.norms import follows_norm
 from compiler.merge.step import Program, Ref, Step
-
-import torch
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, Value
+from compiler.ir.sums import is_inner, is_sum, terms
 from compiler.merge.region import Affine, affine_structure
 
 
@@ -16,47 +17,25 @@ def reassociate(graph: Graph) -> Graph:
     """Return the graph with mixed sums grouped by entry."""
     affine = affine_structure(graph)
     editor: Editor | None = None
+    renamed: dict[Value, Value] = {}
     for node in graph.ops():
-        if not _plain(node) or _inner(graph, node):
+        if not is_sum(graph, node) or is_inner(graph, node):
             continue
-        terms = _terms(graph, node)
-        groups = _groups(affine, terms)
+        groups = _groups(affine, terms(graph, node))
         if len(groups) < 2 or all(len(g) == 1 for g in groups) or _adjacent(graph, groups):
             continue
         editor = editor or Editor(graph)
-        total = _sum([_sum(g, node, editor) for g in groups], node, editor)
+        parts = [_sum([renamed.get(t, t) for t in g], node, editor) for g in groups]
+        total = _sum(parts, node, editor)
+        renamed[node.value] = total
         editor.replace_uses(node.value, total)
         editor.remove_unread([node.name])
     return graph if editor is None else editor.finish()
 
 
-def _plain(node: Node) -> bool:
-    return (
-        node.op == "aten.add.Tensor"
-        and node.operand("alpha") == 1
-        and isinstance(node.operand("other"), Value)
-        and node.type.dtype.is_floating_point
-    )
-
-
-def _inner(graph: Graph, node: Node) -> bool:
-    """Tell whether the node is a term of a larger plain sum of the same type and of nothing else."""
-    uses = graph.uses(node.value)
-    return len(uses) == 1 and _plain(uses[0][0]) and uses[0][0].type == node.type
-
-
-def _terms(graph: Graph, node: Node) -> list[Value]:
-    terms: list[Value] = []
-    for operand in (node.operand("self"), node.operand("other")):
-        producer = graph.producer(operand)
-        inner = _plain(producer) and _inner(graph, producer) and producer.type == node.type
-        terms += _terms(graph, producer) if inner else [operand]
-    return terms
-
-
-def _groups(affine: Affine, terms: list[Value]) -> list[list[Value]]:
+def _groups(affine: Affine, addends: list[Value]) -> list[list[Value]]:
     groups: dict[Value, list[Value]] = {}
-    for term in terms:
+    for term in addends:
         groups.setdefault(affine.entry(term), []).append(term)
     return list(groups.values())
 
@@ -71,7 +50,7 @@ def _adjacent(graph: Graph, groups: list[list[Value]]) -> bool:
             value = work.pop()
             uses = graph.uses(value)
             reader = uses[0][0] if len(uses) == 1 else None
-            if reader is not None and _plain(reader):
+            if reader is not None and is_sum(graph, reader):
                 operands = {reader.operand("self"), reader.operand("other")}
                 if operands <= members and reader.value not in members:
                     members.add(reader.value)
@@ -82,9 +61,9 @@ def _adjacent(graph: Graph, groups: list[list[Value]]) -> bool:
     return True
 
 
-def _sum(terms: list[Value], node: Node, editor: Editor) -> Value:
-    total = terms[0]
-    for term in terms[1:]:
+def _sum(parts: list[Value], node: Node, editor: Editor) -> Value:
+    total = parts[0]
+    for term in parts[1:]:
         operands = {"self": total, "other": term}
         total = editor.op(
             node.op, operands, node.types, origin=node.origin, source=node.source, before=node.name

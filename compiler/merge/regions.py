@@ -101,8 +101,8 @@ class Regions:
         """Remember that a shift is no bias here, whatever way around it the price then finds."""
         if form.real and form.shift is not None and form.shift.dim() > 1:
             self.uneven[entry, exit_] = Refusal(
-                "shift before zero fill: a bias or a normalisation's shift in front of a zero-padded operation "
-                "reaches border outputs only in part, so it is no bias of the merged operation",
+                "shift before zero fill: a bias or a normalisation's shift in front of a zero-padded "
+                "operation reaches border outputs only in part, so it is no bias of the merged operation",
                 form.uneven,
             )
 
@@ -147,8 +147,8 @@ class Regions:
                 if weight is not None and weight.numel() > max(weight.shape, default=1) and others:
                     size = weight.numel() * weight.element_size()
                     raise Refusal(
-                        f"un-shares {value.node!r}: its {size} bytes are read by {others[0]!r} too, and would be "
-                        "stored a second time",
+                        f"un-shares {value.node!r}: its {size} bytes are read by {others[0]!r} too, and "
+                        "would be stored a second time",
                         name,
                     )
 
@@ -188,5 +188,3 @@ def _axes(rank: int) -> tuple[int, ...]:
     if rank < 2:
         raise Refusal("a value without a channel axis", quiet=True)
     return (1,) if rank == 2 else ((rank - 1, 1) if rank == 3 else (1, rank - 1))
-
-

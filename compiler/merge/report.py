@@ -11,16 +11,14 @@ from compiler.cost.counts import node_counts
 from compiler.ir.graph import Graph, Kind, Node, Value
 from compiler.merge.attempt import Attempt, Exactness, Outcome, Refusal, Work
 from compiler.merge.certificate import residual
-from compiler.merge.path import Piece
+from compiler.merge.path import FURTHEST, Piece
 from compiler.merge.price import Price, program_counts
 from compiler.merge.regions import Regions
 from compiler.merge.site import site
 from compiler.merge.step import Program, Step
 
 
-def attempts_of(
-    regions: Regions, chain: list[Value], pieces: list[Piece], price: Price
-) -> list[Attempt]:
+def attempts_of(regions: Regions, chain: list[Value], pieces: list[Piece], price: Price) -> list[Attempt]:
     """Return what was merged on a chain, and for each cut why the two sides were not."""
     return [*_merged(regions, pieces, price), *_struck(regions, chain), *_cuts(regions, pieces, price)]
 
@@ -142,7 +140,7 @@ def _merged(regions: Regions, pieces: Sequence[Piece], price: Price) -> Iterator
 
 
 def _struck(regions: Regions, chain: list[Value]) -> Iterator[Attempt]:
-    """Yield the pieces of this chain that real weights showed to be unequal, or equal by a way around only."""
+    """Yield the pieces of this chain that real weights showed to be unequal, or equal in a roundabout way."""
     members = set(chain)
     for (entry, exit_), refusal in {**regions.uneven, **regions.struck}.items():
         if entry in members and exit_ in members and not refusal.quiet:
@@ -151,13 +149,18 @@ def _struck(regions: Regions, chain: list[Value]) -> Iterator[Attempt]:
 
 def _cuts(regions: Regions, pieces: list[Piece], price: Price) -> Iterator[Attempt]:
     computing = [p for p in pieces if p.program is not None or not regions.affine.nodes[p.exit].relabels]
-    entry = pieces[0].entry if pieces else None
+    if len(computing) < 2:
+        return
+    entry, told = pieces[0].entry, False
     for left, right in pairwise(computing):
-        assert entry is not None
-        if (entry, right.exit) not in regions.struck:
-            between = pieces[pieces.index(left) : pieces.index(right) + 1]
-            yield from _reason(regions, entry, right.exit, sum(p.cost for p in between), price)
+        between = pieces[pieces.index(left) : pieces.index(right) + 1]
+        for found in _reason(regions, entry, right.exit, sum(p.cost for p in between), price):
+            told = True
+            yield found
         entry = left.exit
+    if not told and len(pieces) <= FURTHEST:  # two neighbours may have no common form, and all of them one
+        whole = sum(p.cost for p in pieces)
+        yield from _reason(regions, pieces[0].entry, pieces[-1].exit, whole, price)
 
 
 def _reason(regions: Regions, entry: Value, exit_: Value, chosen: float, price: Price) -> Iterator[Attempt]:
@@ -165,12 +168,17 @@ def _reason(regions: Regions, entry: Value, exit_: Value, chosen: float, price: 
     computing = sum(not regions.affine.nodes[v].relabels for v in regions.affine.between(entry, exit_))
     if computing < 2:
         return
+    if (entry, exit_) in regions.struck:
+        return
     try:
         cost, program = regions.emitted(entry, exit_, price)
     except Refusal as refusal:
         if not refusal.quiet:
             yield attempt(regions, entry, exit_, Outcome.REFUSED, refusal.reason, refusal.node)
         return
+    standing = sorted(regions.graph.node(v.node).op for v in regions.affine.between(entry, exit_))
+    if standing == sorted(s.op for s in program.steps):
+        return  # the same operations in another order: no alternative
     reason = (
         f"legal, but as one operation it costs {cost / max(chosen, 1.0):.2f} times the cut that was chosen "
         f"({price.label})"

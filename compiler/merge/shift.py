@@ -87,7 +87,9 @@ def border(taps: TapMap, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     pattern, index = torch.unique(inside.flatten(1).T, dim=0, return_inverse=True)
     flat = shift.flatten(1)
     first = torch.stack([(index == i).nonzero()[0, 0] for i in range(len(pattern))])
-    if not torch.allclose(flat, flat[:, first][:, index], rtol=1e-12, atol=_ROUNDING * float(flat.abs().max())):
+    if not torch.allclose(
+        flat, flat[:, first][:, index], rtol=1e-12, atol=_ROUNDING * float(flat.abs().max())
+    ):
         return None  # it differs where the border is the same
     whole = regrouped(taps.blocks, 1).weight[:, 0]
     missing = torch.einsum("pt,toi->poi", 1 - pattern, whole)

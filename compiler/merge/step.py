@@ -98,8 +98,13 @@ class Writer:
         return Program(tuple(self.steps), result, note, shape_only)
 
 
-def arrange(writer: Writer, at: Ref, shape: tuple[Dim, ...], axis: int, to: tuple[Dim, ...], to_axis: int) -> Ref:
-    """Bring a value with its channels on `axis` to the shape `to` with them on `to_axis`, positions in order."""
+def arrange(
+    writer: Writer, at: Ref, shape: tuple[Dim, ...], axis: int, to: tuple[Dim, ...], to_axis: int
+) -> Ref:
+    """Bring a value with its channels on `axis` to the shape `to` with them on `to_axis`.
+
+    The positions stay in order.
+    """
     here, there = _without(shape, axis), _without(to, to_axis)
     if here == there:
         return _permuted(writer, at, shape, axis, to_axis)

@@ -12,6 +12,7 @@ from compiler.passes.dead_code import dead_code
 from compiler.passes.factor import factor_out
 from compiler.passes.fold_weights import fold_weights
 from compiler.passes.neutral import drop_neutral
+from compiler.passes.products import unify_products
 from compiler.passes.share import share
 from compiler.passes.softmax import known_logits
 
@@ -22,6 +23,7 @@ PIPELINE: tuple[tuple[str, Pass], ...] = (
     ("copies", resolve_copies),
     ("share", share),
     ("fold_weights", fold_weights),
+    ("unify_products", unify_products),
     ("known_logits", known_logits),
     ("drop_neutral", drop_neutral),
     ("share_computations", share_computations),

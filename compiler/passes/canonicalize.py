@@ -33,6 +33,7 @@ _ALIASES = {
     "aten.reshape.default",
 }
 _RESHAPES = {"aten.view.default", "aten._unsafe_view.default", "aten.reshape.default"}
+_PRODUCTS = {"aten.mm.default", "aten.matmul.default"}
 _TRANSPOSITIONS = {"aten.transpose.int", "aten.t.default", "aten.permute.default", "aten.numpy_T.default"}
 
 
@@ -55,6 +56,8 @@ def canonicalize(graph: Graph) -> Graph:
 def _rewritten(graph: Graph, node: Node) -> Node:
     if node.op in _TRANSPOSITIONS:
         return _permute(graph, node)
+    if node.op in _PRODUCTS:
+        return _linear(graph, node)
     if node.op in _RESHAPES:
         inner = graph.producer(node.operands[0][1])
         source = inner.operands[0][1] if inner.op in _RESHAPES else node.operands[0][1]
@@ -63,6 +66,19 @@ def _rewritten(graph: Graph, node: Node) -> Node:
         operands = {k: node.operand(k) for k in ("self", "pad")} | {"value": node.operand("value") or 0.0}
         return _with(node, "aten.constant_pad_nd.default", operands)
     return node
+
+
+def _linear(graph: Graph, node: Node) -> Node:
+    """Return a product with a transposed weight as the `linear` it is; a weight is never copied for it."""
+    left, right = (operand for _, operand in node.operands[:2])
+    maker = graph.producer(right)
+    turned = maker.op == "aten.permute.default" and _dims(maker) == (1, 0)
+    weight = maker.operand("self") if turned else None
+    if weight is None or graph.producer(weight).kind is not Kind.CONSTANT or graph.type_of(left).rank < 2:
+        return node
+    if graph.producer(left).kind is Kind.CONSTANT or graph.type_of(left).rank < node.type.rank:
+        return node
+    return _with(node, "aten.linear.default", {"input": left, "weight": weight, "bias": None})
 
 
 def _permute(graph: Graph, node: Node) -> Node:

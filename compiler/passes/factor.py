@@ -11,12 +11,13 @@ import math
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, TensorType, Value
 from compiler.ir.schema import normalize
+from compiler.ir.sums import is_inner, is_sum, terms
 
 
 def factor_out(graph: Graph) -> Graph:
     """Return the graph with sums of products of one common factor as one product."""
     for node in graph.ops():
-        if _plain(graph, node) and not _inner(graph, node):
+        if is_sum(graph, node) and not is_inner(graph, node):
             changed = _factored(graph, node)
             if changed is not None:
                 return factor_out(changed)
@@ -24,12 +25,12 @@ def factor_out(graph: Graph) -> Graph:
 
 
 def _factored(graph: Graph, node: Node) -> Graph | None:
-    terms = _terms(graph, node)
-    for i, first in enumerate(terms):
-        for j in range(i + 1, len(terms)):
-            found = _common(graph, first, terms[j])
+    addends = terms(graph, node)
+    for i, first in enumerate(addends):
+        for j in range(i + 1, len(addends)):
+            found = _common(graph, first, addends[j])
             if found is not None:
-                rest = [t for k, t in enumerate(terms) if k not in (i, j)]
+                rest = [t for k, t in enumerate(addends) if k not in (i, j)]
                 return _rewritten(graph, node, found, rest)
     return None
 
@@ -64,26 +65,6 @@ def _rewritten(graph: Graph, node: Node, found: tuple[Value, Value, Value], rest
     editor.replace_uses(node.value, total)
     editor.remove_unread([node.name])
     return editor.finish()
-
-
-def _plain(graph: Graph, node: Node) -> bool:
-    both = (node.operand("self"), node.operand("other"))
-    whole = node.op == "aten.add.Tensor" and node.operand("alpha") == 1 and all(isinstance(v, Value) for v in both)
-    return whole and all(graph.type_of(v) == node.type for v in both)
-
-
-def _inner(graph: Graph, node: Node) -> bool:
-    uses = graph.uses(node.value)
-    return len(uses) == 1 and _plain(graph, uses[0][0])
-
-
-def _terms(graph: Graph, node: Node) -> list[Value]:
-    terms: list[Value] = []
-    for operand in (node.operand("self"), node.operand("other")):
-        producer = graph.producer(operand)
-        inner = _plain(graph, producer) and _inner(graph, producer)
-        terms += _terms(graph, producer) if inner else [operand]
-    return terms
 
 
 def _op(editor: Editor, node: Node, op: str, operands: dict[str, object], type_: TensorType) -> Value:

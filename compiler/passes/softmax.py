@@ -21,7 +21,10 @@ _SOFTMAX = ("aten.softmax.int", "aten._softmax.default")
 def known_logits(graph: Graph) -> Graph:
     """Return the graph with softmaxes over known logits replaced."""
     editor = Editor(graph)
-    for node in graph.ops():
+    for original in graph.ops():
+        if original.name not in editor.graph:
+            continue
+        node = editor.graph.node(original.name)
         if node.op not in _SOFTMAX or not node.type.static:
             continue
         axis = node.operand("dim") % node.type.rank
@@ -33,7 +36,9 @@ def known_logits(graph: Graph) -> Graph:
 
 
 def _one(editor: Editor, node: Node) -> None:
-    one = editor.constant(torch.ones((1,) * node.type.rank, dtype=node.type.dtype), f"{node.name}_one", node.origin)
+    one = editor.constant(
+        torch.ones((1,) * node.type.rank, dtype=node.type.dtype), f"{node.name}_one", node.origin
+    )
     operands = {"self": one, "size": node.type.shape, "implicit": False}
     whole = _op(editor, node, "aten.expand.default", operands, node.type)
     editor.replace_uses(node.value, whole)

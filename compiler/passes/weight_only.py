@@ -76,6 +76,7 @@ def cone(graph: Graph, roots: Iterable[str], stored: Collection[str] = ()) -> se
 def _repeatable(node: Node) -> bool:
     return (
         not is_random(node.op)
+        and not node.op.startswith("quantized_decomposed.")  # int8 weights stay int8
         and node.op not in _UNINITIALISED
         and all(type_.static for type_ in node.types)
         and not _symbolic(node.operands)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgewright.cli import options, show
+from edgewright.cli import options, show, show_average, show_calibration
 from edgewright.cli.output import emit_json, working
 
 app = typer.Typer(
@@ -39,9 +39,13 @@ def compile_command(
     ] = None,
     randomize: options.Randomize = None,
     dynamic_batch: options.DynamicBatch = False,
+    freeze: options.Freeze = None,
+    argmax_only: options.ArgmaxOnly = False,
     max_fallback: Annotated[
         int | None, typer.Option(help="The most operations that may stay outside the delegate.")
     ] = None,
+    tokens: options.Tokens = None,
+    max_bytes: options.MaxBytes = None,
     as_json: options.Json = False,
 ) -> None:
     """Compile a model, verify it in its own runtime and write an artifact folder."""
@@ -59,7 +63,11 @@ def compile_command(
             calibration=options.read_batches(calibration),
             randomize=randomize,
             dynamic_batch=dynamic_batch,
+            freeze=options.read_freeze(freeze),
+            argmax_only=argmax_only,
             max_fallback=max_fallback,
+            tokens=options.read_tokens(tokens),
+            max_bytes=options.read_bytes(max_bytes),
             progress=progress,
         )
     emit_json(artifact.manifest) if as_json else show.artifact(artifact)
@@ -71,6 +79,9 @@ def profile_command(
     device: options.Device = "local",
     profile: Annotated[
         str | None, typer.Option(help="How to run; the profile the artifact was compiled for by default.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="The method of the program to run; its first one by default.")
     ] = None,
     database: options.Database = None,
     allow_unstable: Annotated[
@@ -84,7 +95,7 @@ def profile_command(
     """Measure an artifact's latency on a device."""
     with working("profile") as progress:
         progress("start")
-        from edgewright.artifact import read_artifact
+        from edgewright.artifact import method_entry, read_artifact
         from edgewright.profiling import measurement_document
         from edgewright.profiling import profile as run
 
@@ -93,12 +104,48 @@ def profile_command(
             built,
             device,
             profile=profile,
+            method=method,
             database=options.database_url(database),
             allow_unstable=allow_unstable,
             progress=progress,
         )
-    document = measurement_document(measurement, str(built.manifest["model"]))
+    name = str(method_entry(built, method)["name"])
+    document = measurement_document(measurement, str(built.manifest["model"]), name)
     emit_json(document) if as_json else show.measurement(document)
+
+
+@app.command("calibrate")
+def calibrate_command(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models, as `compile` takes them.")],
+    profile: options.Profile = "host",
+    device: options.Device = "local",
+    target: options.Target = None,
+    inputs: options.Inputs = None,
+    database: options.Database = None,
+    randomize: options.Randomize = None,
+    allow_unstable: Annotated[
+        bool,
+        typer.Option("--allow-unstable", help="Go on without kernels that give no steady reading."),
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Measure the kernels that models' open choices need, and nothing else."""
+    with working("calibrate") as progress:
+        progress("start")
+        from edgewright.calibration import calibrate
+
+        done = calibrate(
+            models,
+            profile,
+            device,
+            target,
+            options.read_inputs(inputs),
+            database=options.database_url(database),
+            randomize=randomize,
+            allow_unstable=allow_unstable,
+            progress=progress,
+        )
+    emit_json(done.document()) if as_json else show_calibration.calibration(done.document())
 
 
 @app.command("search")
@@ -136,6 +183,44 @@ def search_command(
     emit_json(found.document()) if as_json else show.search(found.document())
 
 
+@app.command("average")
+def average_command(
+    model: options.Model,
+    method: Annotated[str, typer.Option(help="uniform or greedy (soups of checkpoints), or experts.")],
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A state dict, .pt or .safetensors; once an ingredient."),
+    ] = None,
+    batches: Annotated[
+        str | None,
+        typer.Option(metavar="FILE:ATTR", help="Batches to gather statistics and measure deviations on."),
+    ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(metavar="FILE:ATTR", help="A callable: module -> held-out score, more is better."),
+    ] = None,
+    inputs: options.Inputs = None,
+    out: options.Out = Path("out"),
+    as_json: options.Json = False,
+) -> None:
+    """Average checkpoints, or parallel experts, into a model that `compile` takes (lossy, measured)."""
+    with working("average") as progress:
+        progress("start")
+        from edgewright.averaging import average, load_score
+
+        made = average(
+            model,
+            checkpoint or (),
+            method,
+            options.read_batches(batches),
+            None if score is None else load_score(score),
+            options.read_inputs(inputs),
+            out,
+            progress=progress,
+        )
+    emit_json(made.report) if as_json else show_average.average(made.report, str(made.folder))
+
+
 @app.command("explain")
 def explain_command(
     model: Annotated[
@@ -143,6 +228,8 @@ def explain_command(
     ],
     inputs: options.Inputs = None,
     randomize: options.Randomize = None,
+    freeze: options.Freeze = None,
+    argmax_only: options.ArgmaxOnly = False,
     everything: Annotated[
         bool, typer.Option("--all", help="List every region, not the first of each kind.")
     ] = False,
@@ -153,7 +240,14 @@ def explain_command(
         progress("start")
         from edgewright.explanation import explain
 
-        document = explain(model, options.read_inputs(inputs), randomize=randomize, progress=progress)
+        document = explain(
+            model,
+            options.read_inputs(inputs),
+            randomize=randomize,
+            freeze=options.read_freeze(freeze),
+            argmax_only=argmax_only,
+            progress=progress,
+        )
     emit_json(document) if as_json else show.explanation(document, everything)
 
 

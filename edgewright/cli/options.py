@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from compiler.errors import UsageError
+
 if TYPE_CHECKING:
     from edgewright.models import InputSpec
+
+UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 Model = Annotated[
     str,
@@ -21,7 +26,9 @@ Profile = Annotated[
 Target = Annotated[str | None, typer.Option(help="The runtime; the profile's first one by default.")]
 Inputs = Annotated[
     list[str] | None,
-    typer.Option("--input", help="1x3x224x224, or name=1x128:int64; once an input."),
+    typer.Option(
+        "--input", help="1x3x224x224, or name=1x128:int64; once an input. 1xTx512 marks the token axis."
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
 Randomize = Annotated[
@@ -32,6 +39,37 @@ Randomize = Annotated[
     ),
 ]
 DynamicBatch = Annotated[bool, typer.Option(help="Leave the first dimension of every input open.")]
+Tokens = Annotated[
+    str | None,
+    typer.Option(
+        metavar="1,128",
+        help="One method of the program for each token count, forward_t1 and forward_t128, each layer in "
+        "the form that is cheaper there. The token axis is the T of --input, or else the second axis of "
+        "every example input of rank 2 and above.",
+    ),
+]
+MaxBytes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="40MB",
+        help="The most the program's files may take: 40MB, 512kB or bytes. Merges to larger forms are "
+        "taken back, those first that save the least time per byte.",
+    ),
+]
+Freeze = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--freeze",
+        metavar="NAME=VALUE",
+        help="An input that never changes: a number, a comma list, or a .npy, .pt or .safetensors file.",
+    ),
+]
+ArgmaxOnly = Annotated[
+    bool,
+    typer.Option(
+        "--argmax-only", help="Outputs have to rank as the model's do along their last axis, and no more."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Database = Annotated[
     str | None,
@@ -47,6 +85,32 @@ def read_inputs(texts: list[str] | None) -> list[InputSpec]:
     from edgewright.models import parse_input  # loads torch, which --help does without
 
     return [parse_input(text) for text in texts or ()]
+
+
+def read_tokens(text: str | None) -> tuple[int, ...]:
+    """Read `--tokens`; raises UsageError."""
+    if text is None:
+        return ()
+    from edgewright.models.tokens import parse_tokens  # loads torch, which --help does without
+
+    return parse_tokens(text)
+
+
+def read_bytes(text: str | None) -> int | None:
+    """Read `--max-bytes`, in decimal units; raises UsageError."""
+    match = None if text is None else re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|B|kB|MB|GB)", text.strip())
+    if text is None:
+        return None
+    if match is None or not (size := int(float(match[1]) * UNITS[match[2]])):
+        raise UsageError(f"--max-bytes {text!r} is no size: write 40MB, 512kB or a number of bytes")
+    return size
+
+
+def read_freeze(texts: list[str] | None) -> dict[str, str]:
+    """Read the `--freeze` options; raises UsageError."""
+    from edgewright.models.freezing import parse_freeze  # loads torch, which --help does without
+
+    return parse_freeze(texts or ())
 
 
 def database_url(given: str | None) -> str:

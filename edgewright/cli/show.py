@@ -19,12 +19,9 @@ def artifact(built: Artifact) -> None:
     rows = [
         ("written to", str(built.folder)),
         ("target", f"{m['target']} for profile {m['profile']}"),
-        ("inputs", ", ".join(_tensor(t) for t in m["inputs"])),
-        ("outputs", ", ".join(_tensor(t) for t in m["outputs"])),
-        ("operations", f"{_total(m, 'before')} imported, {_total(m, 'after')} lowered"),
-        ("merge engine", ", ".join(f"{count} {outcome}" for outcome, count in m["merges"].items())),
+        *(row for method in m["methods"] for row in _method(method, len(m["methods"]) > 1)),
         ("delegate", f"{lowering.get('delegated_ops')} ops inside, {lowering.get('outside_ops')} outside"),
-        ("size", f"{sum(m['sizes_bytes'].values()) / 1e6:.2f} MB"),
+        ("size", _size(m)),
         ("max error", f"{check['max_abs_error']:.3g} absolute, {check['max_relative_error']:.3g} relative"),
         ("SNR", "no error" if snr is None else f"{snr:.1f} dB at least, over {_sets(check)} sets of inputs"),
         (
@@ -38,9 +35,8 @@ def artifact(built: Artifact) -> None:
 def measurement(document: Mapping[str, Any]) -> None:
     """Show one measurement; times in milliseconds, counts as they are."""
     state = "" if document["stable"] else " (NOT STABLE)"
-    facts = [
-        (name, document[name]) for name in ("profile", "metric", "threads", "rounds", "samples", "throttled")
-    ]
+    shown = ("method", "profile", "metric", "threads", "rounds", "samples", "throttled")
+    facts = [(name, document[name]) for name in shown]
     names = ("median", "low", "high", "p90", "p99", "minimum", "load", "first")
     times = [
         (_label(name), f"{document[f'{name}_ns'] / 1e6:.4g} ms") for name in names if f"{name}_ns" in document
@@ -60,18 +56,21 @@ def search(document: Mapping[str, Any]) -> None:
 
 def explanation(document: Mapping[str, Any], everything: bool) -> None:
     """Show operation counts, what merged, and what was refused with its reason and node."""
-    counts = document["operations"].items()
-    changed = [(op, n["before"], n["after"]) for op, n in counts if everything or n["before"] != n["after"]]
-    emit_table(f"{document['model']}: operations", ("operation", "before", "after"), changed)
+    several = len(document["operations"]) > 1
+    for method, counts in document["operations"].items():
+        title = f"{document['model']}: operations{f' of {method}' if several else ''}"
+        changed = [(o, n["before"], n["after"]) for o, n in counts.items() if everything or _differ(n)]
+        emit_table(title, ("operation", "before", "after"), changed)
     attempts: Sequence[Mapping[str, Any]] = document["attempts"]
     merged = [a for a in attempts if a["outcome"] == "merged"]
     rows = [
-        (_site(a), _ops(a["before"]), _ops(a["after"]), a["exactness"]) for a in _first(merged, everything)
+        (_site(a, several), _ops(a["before"]["ops"]), _ops(a["after"]["ops"]), a["exactness"])
+        for a in _first(merged, everything)
     ]
     emit_table(f"merged: {len(merged)} regions", ("where", "before", "after", "exactness"), rows)
     for outcome in ("kept", "refused"):
         left = [a for a in attempts if a["outcome"] == outcome]
-        reasons = [(_site(a), a["node"], a["reason"]) for a in _first(left, everything)]
+        reasons = [(_site(a, several), a["node"], a["reason"]) for a in _first(left, everything)]
         emit_table(f"{outcome}: {len(left)} regions", ("where", "node", "reason"), reasons)
     gained = document["gained_macs_by_prior"] / 1e6
     stdout().print(
@@ -105,16 +104,43 @@ def _tensor(spec: Mapping[str, Any]) -> str:
     return f"{spec['name']} {'x'.join(map(str, spec['shape']))} {spec['dtype']}"
 
 
-def _total(manifest: Mapping[str, Any], when: str) -> int:
-    return sum(count[when] for count in manifest["operations"].values())
+def _method(method: Mapping[str, Any], named: bool) -> Sequence[tuple[str, str]]:
+    head = [("method", str(method["name"]))] if named else []
+    return [
+        *head,
+        ("inputs", ", ".join(_tensor(t) for t in method["inputs"])),
+        ("outputs", ", ".join(_tensor(t) for t in method["outputs"])),
+        ("operations", f"{_total(method, 'before')} imported, {_total(method, 'after')} lowered"),
+        ("merge engine", ", ".join(f"{count} {outcome}" for outcome, count in method["merges"].items())),
+    ]
+
+
+def _size(manifest: Mapping[str, Any]) -> str:
+    """Say what the files take, what the methods share of it, and what the bound cost."""
+    parts = [f"{sum(manifest['sizes_bytes'].values()) / 1e6:.2f} MB"]
+    if shared := manifest["lowering"].get("shared_bytes"):
+        parts.append(f"{shared / 1e6:.2f} MB of constants stored once for several methods")
+    if manifest["max_bytes"] is not None:
+        kept = len(manifest["kept_factored"])
+        parts.append(f"{manifest['max_bytes'] / 1e6:.2f} MB allowed, for which {kept} sites stay factored")
+    return ", ".join(parts)
+
+
+def _total(method: Mapping[str, Any], when: str) -> int:
+    return sum(count[when] for count in method["operations"].values())
+
+
+def _differ(count: Mapping[str, int]) -> bool:
+    return count["before"] != count["after"]
 
 
 def _sets(check: Mapping[str, Any]) -> int:
     return len({c["inputs"] for c in check["comparisons"]})
 
 
-def _site(attempt: Mapping[str, Any]) -> str:
-    return str(attempt["site"] or attempt["root"])
+def _site(attempt: Mapping[str, Any], several: bool) -> str:
+    site = str(attempt["site"] or attempt["root"])
+    return f"{attempt['method']}: {site}" if several else site
 
 
 def _ops(names: Sequence[str]) -> str:

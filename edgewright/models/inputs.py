@@ -1,15 +1,16 @@
 """Input shapes as text, and input values drawn from a seed.
 
-`1x3x224x224` is a float32 tensor; `ids=1x128:int64` names the argument and its dtype. A seeded
-input keeps the character of the example it replaces: floats keep its mean and deviation, and
-integers and booleans are redrawn from its own values, so that token ids stay inside a vocabulary.
+`1x3x224x224` is a float32 tensor; `ids=1x128:int64` names the argument and its dtype; `1xTx512` has
+its token axis where the T stands, whose size `--tokens` gives. A seeded input keeps the character of
+the example it replaces: floats keep its mean and deviation, and integers and booleans are redrawn
+from its own values, so that token ids stay inside a vocabulary.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from compiler.errors import UsageError
 
-_TEXT = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:x\d+)*)(?::(?P<dtype>\w+))?\Z")
+_TEXT = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>(?:\d+|T)(?:x(?:\d+|T))*)(?::(?P<dtype>\w+))?\Z")
 _DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -33,14 +34,28 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Shape and dtype of one input; `name` is the argument's name where it was given."""
+    """Shape and dtype of one input; `name` is the argument's name where it was given.
+
+    `token_axes` are the axes written as T; `shape` holds 0 there until `at` puts a size in place.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
     name: str | None = None
+    token_axes: tuple[int, ...] = ()
+
+    def at(self, tokens: int) -> InputSpec:
+        """Return the input with `tokens` as the size of each of its token axes."""
+        shape = (tokens if axis in self.token_axes else size for axis, size in enumerate(self.shape))
+        return replace(self, shape=tuple(shape), token_axes=())
 
     def draw(self, generator: torch.Generator) -> torch.Tensor:
-        """Return a tensor of this shape: normal floats, or integers 0 and 1."""
+        """Return a tensor of this shape: normal floats, or integers 0 and 1.
+
+        Raises UsageError for an input whose token axis has no size.
+        """
+        if self.token_axes:
+            raise UsageError("an --input has a token axis, T, without a size: give --tokens 1,128")
         if self.dtype.is_floating_point:
             return torch.randn(self.shape, generator=generator).to(self.dtype)
         return torch.randint(0, 2, self.shape, generator=generator).to(self.dtype)
@@ -50,11 +65,14 @@ def parse_input(text: str) -> InputSpec:
     """Read `[name=]AxBxC[:dtype]`; raises UsageError saying what would be accepted."""
     match = _TEXT.match(text.strip())
     if match is None:
-        raise UsageError(f"--input {text!r} is not a shape: write 1x3x224x224, or name=1x128:int64")
+        raise UsageError(f"--input {text!r} is not a shape: write 1x3x224x224, name=1x128:int64 or 1xTx512")
     dtype = match["dtype"] or "float32"
     if dtype not in _DTYPES:
         raise UsageError(f"--input {text!r}: unknown dtype {dtype!r}, known: {', '.join(_DTYPES)}")
-    return InputSpec(tuple(int(d) for d in match["shape"].split("x")), _DTYPES[dtype], match["name"])
+    sizes = match["shape"].split("x")
+    axes = tuple(axis for axis, size in enumerate(sizes) if size == "T")
+    shape = tuple(0 if size == "T" else int(size) for size in sizes)
+    return InputSpec(shape, _DTYPES[dtype], match["name"], axes)
 
 
 def draw_call(specs: Sequence[InputSpec], seed: int = 0) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -67,9 +85,18 @@ def draw_call(specs: Sequence[InputSpec], seed: int = 0) -> tuple[tuple[Any, ...
 
 def redraw(call: tuple[Any, Mapping[str, Any]], seed: int, batch: int | None = None) -> tuple[Any, Any]:
     """Return a call like `call` with other values, and another batch size where one is given."""
+    return _redrawn(call, seed, {} if batch is None else {0: batch})
+
+
+def resize(call: tuple[Any, Mapping[str, Any]], axis: int, size: int, seed: int = 0) -> tuple[Any, Any]:
+    """Return a call like `call` with other values, `size` long in `axis` of every tensor that has it."""
+    return _redrawn(call, seed, {axis: size})
+
+
+def _redrawn(call: tuple[Any, Mapping[str, Any]], seed: int, sizes: Mapping[int, int]) -> tuple[Any, Any]:
     generator = torch.Generator().manual_seed(seed)
     drawn: tuple[Any, Any] = pytree.tree_map(
-        lambda leaf: _like(leaf, generator, batch), (call[0], dict(call[1]))
+        lambda leaf: _like(leaf, generator, sizes), (call[0], dict(call[1]))
     )
     return drawn
 
@@ -87,10 +114,10 @@ def _describe_leaf(leaf: Any) -> str:
     return f"{'x'.join(map(str, leaf.shape)) or 'scalar'}:{str(leaf.dtype).removeprefix('torch.')}"
 
 
-def _like(leaf: Any, generator: torch.Generator, batch: int | None) -> Any:
+def _like(leaf: Any, generator: torch.Generator, sizes: Mapping[int, int]) -> Any:
     if not isinstance(leaf, torch.Tensor) or not leaf.numel():
         return leaf
-    shape = leaf.shape if batch is None or not leaf.dim() else (batch, *leaf.shape[1:])
+    shape = tuple(sizes.get(axis, size) for axis, size in enumerate(leaf.shape))
     if not leaf.is_floating_point():
         count = torch.Size(shape).numel()
         return leaf.reshape(-1)[torch.randint(leaf.numel(), (count,), generator=generator)].reshape(shape)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from compiler.errors import UnsupportedModelError, UsageError
+from edgewright.models.freezing import freeze as freeze_inputs
 from edgewright.models.inputs import InputSpec, describe, draw_call, redraw
 from edgewright.models.loaded import LoadedModel
 from edgewright.models.python_source import as_call, load_python
@@ -27,11 +28,13 @@ def load_model(
     *,
     randomize: int | None = None,
     dynamic_batch: bool = False,
+    freeze: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Load a model, settle its example inputs, and call it once on them.
 
     `inputs` is a list of `InputSpec`, or example inputs: a tensor, a tuple of arguments or a dict
-    of keyword arguments. `randomize` is the seed of `edgewright.models.randomize`.
+    of keyword arguments. `randomize` is the seed of `edgewright.models.randomize`. `freeze` fixes
+    inputs by name (`edgewright.models.freezing`).
 
     Raises UsageError for anything unreadable or inputs the model does not take, and
     UnsupportedModelError for a module left in training mode.
@@ -43,6 +46,7 @@ def load_model(
     )
     loaded = _with_inputs(loaded, inputs)
     refuse_training(loaded)
+    loaded = freeze_inputs(loaded, freeze or {})
     if dynamic_batch:
         args, kwargs = redraw((loaded.args, loaded.kwargs), seed=0, batch=2)  # torch.export fixes a 1
         loaded = dataclasses.replace(loaded, args=args, kwargs=kwargs, batch=MAX_BATCH)

@@ -12,12 +12,31 @@ from torch.utils import _pytree as pytree
 
 
 @dataclass(frozen=True)
+class FrozenInputs:
+    """Arguments of a call that never change: the whole call's `leaves`, fixed at `positions`."""
+
+    spec: pytree.TreeSpec
+    leaves: tuple[Any, ...]
+    positions: tuple[int, ...]
+
+    def whole(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the whole call for one of what remains."""
+        given = iter(pytree.tree_leaves((args, dict(kwargs))))
+        leaves = [leaf if i in self.positions else next(given) for i, leaf in enumerate(self.leaves)]
+        whole: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_unflatten(leaves, self.spec)
+        return whole
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """A module in eval mode, or an exported program, with example inputs.
 
     `args` and `kwargs` are the example call; `spec` is the text that named the model, or its
     class; `expected` says what inputs it was written for, where that is known; `batch` is the
-    largest batch of a dynamic first dimension, None where the batch is fixed.
+    largest batch of a dynamic first dimension, None where the batch is fixed. `frozen` holds the
+    inputs that are constants of the deployment: they are no part of the call.
     """
 
     source: torch.nn.Module | torch.export.ExportedProgram
@@ -26,6 +45,7 @@ class LoadedModel:
     spec: str = ""
     expected: str = ""
     batch: int | None = None
+    frozen: FrozenInputs | None = None
 
     @property
     def module(self) -> torch.nn.Module:
@@ -39,15 +59,24 @@ class LoadedModel:
         if self.batch is None:
             return None
         batch = torch.export.Dim("batch", min=1, max=self.batch)
+        fixed = {id(self.frozen.leaves[i]) for i in self.frozen.positions} if self.frozen else set()
 
         def mark(leaf: Any) -> Any:
-            return {0: batch} if isinstance(leaf, torch.Tensor) and leaf.dim() else None
+            moves = isinstance(leaf, torch.Tensor) and leaf.dim() and id(leaf) not in fixed
+            return {0: batch} if moves else None
 
-        return (*pytree.tree_map(mark, self.args), *pytree.tree_map(mark, dict(self.kwargs)).values())
+        args, kwargs = self.whole(self.args, self.kwargs)
+        return (*pytree.tree_map(mark, args), *pytree.tree_map(mark, kwargs).values())
+
+    def whole(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the original model's own call: `args` and `kwargs` with the frozen inputs put back."""
+        return (args, dict(kwargs)) if self.frozen is None else self.frozen.whole(args, kwargs)
 
     def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """Run the original model in its own precision; returns the flat outputs."""
-        return call_flat(self.module, args, kwargs)
+        return call_flat(self.module, *self.whole(args, kwargs))
 
     def call_double(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """Run a float64 copy of the original model; returns the flat outputs.
@@ -55,7 +84,7 @@ class LoadedModel:
         Raises RuntimeError where the model fixes float32 inside and cannot run in float64.
         """
         double = copy.deepcopy(self.module).double()
-        wide = pytree.tree_map(_double, (args, dict(kwargs)))
+        wide = pytree.tree_map(_double, self.whole(args, kwargs))
         return call_flat(double, *wide)
 
 

@@ -48,7 +48,7 @@ def randomize(model: LoadedModel, seed: int) -> None:
 
 def _gather_statistics(model: LoadedModel, seed: int) -> None:
     """Run one batch through the module, leaving the statistics it gathers in place."""
-    args, kwargs = redraw((model.args, model.kwargs), seed, BATCH)
+    args, kwargs = model.whole(*redraw((model.args, model.kwargs), seed, BATCH))
     with torch.no_grad():
         model.module(*args, **kwargs)
 

@@ -44,21 +44,21 @@ class ExecuTorch:
         """Return None when XNNPACK takes the node, else the reason it falls to a portable kernel."""
         return unsupported(node)
 
-    def lower(self, graph: Graph, profile: DeviceProfile, folder: Path) -> Lowered:
-        """Write `model.pte` and `io.json` for `graph` into `folder`.
+    def lower(self, methods: Mapping[str, Graph], profile: DeviceProfile, folder: Path) -> Lowered:
+        """Write `model.pte` and `io.json` for a program of these methods into `folder`.
 
         Raises UnsupportedModelError naming the node and module the SDK failed at, where it says.
         """
         from targets.executorch.lower import lower
 
-        return lower(graph, folder)
+        return lower(methods, folder)
 
-    def run_spec(self, artifact: Artifact, profile: DeviceProfile) -> RunSpec:
-        """Return what to push and start on a device to run the artifact with the profile's threads."""
+    def run_spec(self, artifact: Artifact, profile: DeviceProfile, method: str | None = None) -> RunSpec:
+        """Return what to push and start on a device to run a method with the profile's threads."""
         runner = Path(__file__).parent / "runner.py"
         files = {"program": artifact.folder / PROGRAM, "io": artifact.folder / IO, "runner": runner}
         command = ("{python}", "{runner}", "{program}", "{io}", "--threads", str(profile.threads))
-        return RunSpec(files, command)
+        return RunSpec(files, command if method is None else (*command, "--method", method))
 
     def quantizer(self, selected: Callable[[Any], bool]) -> Any:
         """Return an XNNPACKQuantizer, int8 per channel, that annotates only selected FX nodes."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch.export import ExportedProgram
@@ -16,14 +16,26 @@ from torch.export import ExportedProgram
 from compiler.ir.graph import Graph
 
 _LIMIT = 300
+_COUNTS = ("delegates", "delegated_ops", "outside_ops")
 
 
-def report(program: ExportedProgram, graph: Graph | None = None) -> dict[str, Any]:
-    """Return `delegates`, `delegated_ops`, `outside_ops` and `outside` of a partitioned program.
+def report(programs: Mapping[str, ExportedProgram], graphs: Mapping[str, Graph]) -> dict[str, Any]:
+    """Return `delegates`, `delegated_ops` and `outside_ops` of partitioned methods, in all and for each.
 
-    `outside` lists each op left to a portable kernel with its count, the IR nodes and the modules
-    it came from, most frequent first.
+    `outside` lists each op left to a portable kernel with its count, its method, the IR nodes and
+    the modules it came from, most frequent first.
     """
+    methods: dict[str, dict[str, int]] = {}
+    outside: list[dict[str, Any]] = []
+    for name, program in programs.items():
+        methods[name], rows = _method(program, graphs.get(name))
+        outside += [{**row, "method": name} for row in rows]
+    totals = {key: sum(m[key] for m in methods.values()) for key in _COUNTS}
+    return {**totals, "outside": sorted(outside, key=lambda r: (-r["count"], r["op"])), "methods": methods}
+
+
+def _method(program: ExportedProgram, graph: Graph | None) -> tuple[dict[str, int], list[dict[str, Any]]]:
+    """Return the numbers of one method, and its ops outside the delegate."""
     outside: dict[str, dict[str, Any]] = {}
     delegates = delegated = 0
     for node in program.graph_module.graph.nodes:
@@ -37,9 +49,8 @@ def report(program: ExportedProgram, graph: Graph | None = None) -> dict[str, An
         entry["count"] += 1
         _append(entry["nodes"], origin(node))
         _append(entry["modules"], module(node, graph))
-    rows = sorted(outside.values(), key=lambda row: (-row["count"], row["op"]))
-    total = sum(row["count"] for row in rows)
-    return {"delegates": delegates, "delegated_ops": delegated, "outside_ops": total, "outside": rows}
+    total = sum(row["count"] for row in outside.values())
+    return dict(zip(_COUNTS, (delegates, delegated, total), strict=True)), list(outside.values())
 
 
 def origin(node: Any) -> str:
@@ -54,16 +65,18 @@ def module(node: Any, graph: Graph | None) -> str:
     return graph.node(name).origin if graph is not None and name in graph else ""
 
 
-def blame(error: BaseException, program: ExportedProgram, graph: Graph | None) -> str:
+def blame(error: BaseException, programs: Mapping[str, ExportedProgram], graphs: Mapping[str, Graph]) -> str:
     """Return one short sentence on an SDK error: the node and module where it says so, and its message."""
     text = _message(error)
-    nodes = {n.name: n for n in program.graph.nodes if n.op == "call_function"}
     words = re.findall(r"[a-z][a-z0-9_]*", " ".join(_messages(error)))
-    found = next((nodes[word] for word in words if word in nodes), None)
-    if found is None:
-        return text
-    where = module(found, graph)
-    return f"at node {origin(found)!r}{f' in module {where!r}' if where else ''} ({found.target}): {text}"
+    for name, program in programs.items():
+        nodes = {n.name: n for n in program.graph.nodes if n.op == "call_function"}
+        found = next((nodes[word] for word in words if word in nodes), None)
+        if found is not None:
+            where = module(found, graphs.get(name))
+            inside = f" in module {where!r}" if where else ""
+            return f"at node {origin(found)!r}{inside} ({found.target}): {text}"
+    return text
 
 
 def _messages(error: BaseException) -> Iterator[str]:

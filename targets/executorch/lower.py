@@ -1,7 +1,9 @@
-"""Graph -> `.pte`: legalise, export, partition for XNNPACK, plan memory, serialise, report.
+"""Graphs -> `.pte`: legalise, export, partition for XNNPACK, plan memory, serialise, report.
 
 Inputs are left out of the memory plan (`alloc_graph_input=False`): the runtime then reads the
 caller's buffers without a copy, and no intermediate can overwrite them between two executions.
+A program of several methods holds constants of equal content once, delegated or not: the SDK keys
+them by their hash.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch.export import ExportedProgram
 
 from compiler.errors import UnsupportedModelError
 from compiler.export import export_graph, symbol_sizes
+from compiler.ir.constants import constant_bytes, shared_bytes
 from compiler.ir.dims import resolve
 from compiler.ir.graph import Graph, TensorType
 from targets.executorch import IO, PROGRAM
@@ -37,33 +40,38 @@ class LoweredProgram:
     report: Mapping[str, object]
 
 
-def lower(graph: Graph, folder: Path) -> LoweredProgram:
-    """Write `model.pte` and `io.json` for a graph into `folder`.
+def lower(methods: Mapping[str, Graph], folder: Path) -> LoweredProgram:
+    """Write `model.pte` and `io.json` for a program of these methods into `folder`.
 
-    The report holds `delegates`, `delegated_ops`, `outside` (ops left to portable kernels, each
-    with count, IR nodes and modules), `program_bytes` and `seconds` by stage. Raises
-    UnsupportedModelError naming the node the SDK failed at, where it says.
+    The report holds `delegates`, `delegated_ops`, `outside_ops` in all, `outside` (ops left to
+    portable kernels, each with count, method, IR nodes and modules), the same numbers and
+    `constant_bytes` for each of `methods`, `program_bytes`, `shared_bytes` (constants of several
+    methods that the file holds once) and `seconds` by stage. Raises UnsupportedModelError naming
+    the node the SDK failed at, where it says.
     """
     seconds: dict[str, float] = {}
     with _timed(seconds, "export"):
-        program = export_graph(legalise(graph))
-    buffer, facts = lower_program(program, graph, seconds)
+        legal = {name: legalise(graph) for name, graph in methods.items()}
+        programs = {name: export_graph(graph) for name, graph in legal.items()}
+    buffer, facts = lower_programs(programs, methods, seconds)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PROGRAM).write_bytes(buffer)
-    (folder / IO).write_text(json.dumps(_io(graph, facts), indent=1) + "\n", encoding="utf-8")
-    return LoweredProgram((PROGRAM, IO), facts)
+    (folder / IO).write_text(json.dumps(_io(methods, facts), indent=1) + "\n", encoding="utf-8")
+    return LoweredProgram((PROGRAM, IO), facts | _stored(legal, facts["methods"]))
 
 
-def lower_program(
-    program: ExportedProgram, graph: Graph | None = None, seconds: dict[str, float] | None = None
-) -> tuple[bytes, dict[str, object]]:
-    """Return the bytes of the `.pte` and the report; `graph` lends node names and modules to messages."""
+def lower_programs(
+    programs: Mapping[str, ExportedProgram],
+    graphs: Mapping[str, Graph],
+    seconds: dict[str, float] | None = None,
+) -> tuple[bytes, dict[str, Any]]:
+    """Return the bytes of the `.pte` and the report; `graphs` lend node names and modules to messages."""
     seconds = {} if seconds is None else seconds
     with quiet():
-        with _timed(seconds, "partition"), _as_unsupported(program, graph, "lowering to XNNPACK"):
-            edge = _partition(program)
-        facts = report(edge.exported_program(), graph)
-        with _timed(seconds, "serialise"), _as_unsupported(program, graph, "serialising"):
+        with _timed(seconds, "partition"), _as_unsupported(programs, graphs, "lowering to XNNPACK"):
+            edge = _partition(dict(programs))
+        facts = report({name: edge.exported_program(name) for name in programs}, graphs)
+        with _timed(seconds, "serialise"), _as_unsupported(programs, graphs, "serialising"):
             executorch = edge.to_executorch(_backend_config())
             buffer = bytes(executorch.buffer)
             kernels = _kernels(executorch)
@@ -72,13 +80,19 @@ def lower_program(
     return buffer, {**facts, "kernels": kernels, "program_bytes": len(buffer), "seconds": rounded}
 
 
-def _partition(program: ExportedProgram) -> Any:
+def _stored(legal: Mapping[str, Graph], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the program's constants take; the SDK stores equal ones once, by their hash."""
+    methods = {n: {**facts[n], "constant_bytes": constant_bytes([g])} for n, g in legal.items()}
+    return {"methods": methods, "shared_bytes": shared_bytes(legal)}
+
+
+def _partition(programs: dict[str, ExportedProgram]) -> Any:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    if any(_namespace(n.target) == QUANTIZED for n in program.graph.nodes):
+    if any(_namespace(n.target) == QUANTIZED for p in programs.values() for n in p.graph.nodes):
         import executorch.kernels.quantized  # noqa: F401  (registers the out variants)
-    return to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    return to_edge_transform_and_lower(programs, partitioner=[XnnpackPartitioner()])
 
 
 def _namespace(target: object) -> str:
@@ -123,16 +137,23 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _as_unsupported(program: ExportedProgram, graph: Graph | None, doing: str) -> Iterator[None]:
+def _as_unsupported(
+    programs: Mapping[str, ExportedProgram], graphs: Mapping[str, Graph], doing: str
+) -> Iterator[None]:
     """Turn whatever the SDK raises into one short error that names the node."""
     try:
         yield
     except Exception as error:  # the SDK raises bare RuntimeError, AssertionError, KeyError, ...
-        reason = blame(error, program, graph)
+        reason = blame(error, programs, graphs)
         raise UnsupportedModelError(f"ExecuTorch failed while {doing}: {reason}") from error
 
 
-def _io(graph: Graph, facts: Mapping[str, object]) -> dict[str, object]:
+def _io(methods: Mapping[str, Graph], facts: Mapping[str, object]) -> dict[str, object]:
+    calls = {name: _call(graph) for name, graph in methods.items()}
+    return {"schema": "edgewright.executorch.io/2", "methods": calls, "kernels": facts["kernels"]}
+
+
+def _call(graph: Graph) -> dict[str, object]:
     sizes = symbol_sizes(graph)
 
     def spec(name: str, type_: TensorType) -> dict[str, object]:
@@ -140,6 +161,4 @@ def _io(graph: Graph, facts: Mapping[str, object]) -> dict[str, object]:
         return {"name": name, "shape": shape, "dtype": str(type_.dtype).removeprefix("torch.")}
 
     inputs = [spec(n.name, n.type) for n in graph.inputs()]
-    outputs = [spec(v.node, graph.type_of(v)) for _, v in graph.output.values()]
-    kernels = facts["kernels"]
-    return {"schema": "edgewright.executorch.io/1", "inputs": inputs, "outputs": outputs, "kernels": kernels}
+    return {"inputs": inputs, "outputs": [spec(v.node, graph.type_of(v)) for _, v in graph.output.values()]}

@@ -1,4 +1,4 @@
-"""Runs one ExecuTorch program on request: the device's side of the runner protocol.
+"""Runs one method of an ExecuTorch program on request: the device's side of the runner protocol.
 
 This script is pushed to a device and imports nothing of edgewright. It speaks one JSON document
 a line: requests on stdin, answers on stdout, everything the SDK prints on stderr.
@@ -33,11 +33,12 @@ def main() -> int:
     parser.add_argument("program")
     parser.add_argument("io")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--method", help="the method to run; the program's first one by default")
     arguments = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the SDK prints from C++ or Python must not mix with the answers
     try:
-        method = Method(arguments.program, arguments.io, arguments.threads)
+        method = Method(arguments.program, arguments.io, arguments.threads, arguments.method)
     except Exception as error:
         say(answers, {"error": describe(error)})
         return 1
@@ -69,10 +70,10 @@ def describe(error: Exception) -> str:
 
 
 class Method:
-    """The loaded `forward` of a program, with its inputs made once."""
+    """A loaded method of a program, with its inputs made once."""
 
-    def __init__(self, program: str, io: str, threads: int) -> None:
-        """Load the program on `threads` threads and run it once."""
+    def __init__(self, program: str, io: str, threads: int, name: str | None) -> None:
+        """Load a method on `threads` threads and run it once; ValueError where there is none of that name."""
         import torch
 
         # The C++ module itself: `portable_lib` and `executorch.runtime` would import the whole
@@ -81,14 +82,19 @@ class Method:
 
         torch.set_num_threads(threads)
         self.torch: Any = torch
-        self.io = json.loads(Path(io).read_text(encoding="utf-8"))
-        if any(name.startswith("quantized_decomposed::") for name in self.io.get("kernels", ())):
+        document = json.loads(Path(io).read_text(encoding="utf-8"))
+        known = document["methods"]
+        name = next(iter(known)) if name is None else name
+        if name not in known:
+            raise ValueError(f"the program has no method {name!r}; it has {', '.join(known)}")
+        self.io = known[name]
+        if any(kernel.startswith("quantized_decomposed::") for kernel in document.get("kernels", ())):
             import executorch.kernels.quantized  # noqa: F401  (registers the kernels)
         # The pool must be resized before the program loads: XNNPACK keeps the pool it is made with.
         runtime._unsafe_reset_threadpool(threads)
         start = time.perf_counter_ns()
         self.program = runtime._load_program(program)
-        self.method = self.program.load_method("forward")
+        self.method = self.program.load_method(name)
         load_ns = time.perf_counter_ns() - start
         self.set_inputs([self.made(spec) for spec in self.io["inputs"]])
         start = time.perf_counter_ns()

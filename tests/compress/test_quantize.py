@@ -151,7 +151,7 @@ def test_the_runtime_computes_what_the_quantized_graph_says(graph, batches, tmp_
     for i, names in enumerate((everything(graph), of_module(graph, "wide", "head"))):
         quantized = int8(graph, names, batches)
         folder = tmp_path / str(i)
-        report = TARGET.lower(quantized, DeviceProfile("t", "", "local", (), 1), folder).report
+        report = TARGET.lower({"forward": quantized}, DeviceProfile("t", "", "local", (), 1), folder).report
         assert report["outside"] == []
         expected, got = evaluate(quantized, [x])[0], infer(folder, x)
         step = (expected.max() - expected.min()) / 255

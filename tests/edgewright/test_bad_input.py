@@ -113,7 +113,7 @@ def test_a_fault_of_ours_is_told_in_a_line(cli, models, place, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("the loader broke")
 
-    monkeypatch.setattr("edgewright.compilation.load_model", broken)
+    monkeypatch.setattr("edgewright.compilation.load_methods", broken)
     ended = cli("compile", f"{models}:net", "--out", place / "out")
     _is_told(ended, 1, "--debug", place)
 

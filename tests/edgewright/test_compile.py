@@ -37,14 +37,14 @@ class TorchTarget:
     def versions(self):
         return {"torch": torch.__version__}
 
-    def lower(self, graph, profile, folder):
-        self.graph = graph
+    def lower(self, methods, profile, folder):
+        self.graphs = methods
         (folder / "model.bin").write_bytes(b"program")
         return Lowered
 
-    def infer(self, artifact, target, profile, calls, fresh=False):
+    def infer(self, artifact, target, profile, calls, fresh=False, method=None):
         assert (artifact.folder / "model.bin").exists()
-        return [[r + self.error for r in evaluate(self.graph, call)] for call in calls]
+        return [[r + self.error for r in evaluate(self.graphs[method], call)] for call in calls]
 
 
 class Net(nn.Module):
@@ -81,35 +81,40 @@ def test_the_artifact_says_what_it_is(build, tmp_path):
     artifact = build()
     manifest = artifact.manifest
     assert read_artifact(tmp_path / "out").manifest == manifest
-    assert manifest["schema"] == "edgewright.artifact/1"
-    assert manifest["inputs"] == [{"name": "x", "shape": [1, 3, 8, 8], "dtype": "float32"}]
-    assert manifest["outputs"][0]["shape"] == [1, 4, 8, 8]
-    assert manifest["merges"]["merged"] == 1
-    assert manifest["operations"]["aten.batch_norm.default"] == {"before": 1, "after": 0}
+    assert manifest["schema"] == "edgewright.artifact/2"
+    (method,) = manifest["methods"]
+    assert method["name"] == "forward"
+    assert method["inputs"] == [{"name": "x", "shape": [1, 3, 8, 8], "dtype": "float32"}]
+    assert method["outputs"][0]["shape"] == [1, 4, 8, 8]
+    assert method["merges"]["merged"] == 1
+    assert method["operations"]["aten.batch_norm.default"] == {"before": 1, "after": 0}
     assert manifest["verification"]["passed"]
     assert {c["inputs"] for c in manifest["verification"]["comparisons"]} == {"example", "seed 1", "seed 2"}
     assert manifest["sizes_bytes"] == {"model.bin": 7}
-    for key in ("graph_digest", "plan_digest", "profile_digest", "artifact_digest"):
+    for key in ("plan_digest", "profile_digest", "artifact_digest"):
         assert len(manifest[key]) == 16
+    assert len(method["graph_digest"]) == 16
 
 
 def test_the_folder_holds_the_graph_and_the_attempts(build):
     folder = build().folder
     assert sorted(p.name for p in folder.iterdir()) == [
         "attempts.json",
-        "graph.txt",
+        "graph_forward.txt",
         "manifest.json",
         "model.bin",
         "plan.txt",
     ]
-    assert "aten.conv2d.default" in {n.op for n in parse_graph((folder / "graph.txt").read_text()).ops()}
+    assert "aten.conv2d.default" in {
+        n.op for n in parse_graph((folder / "graph_forward.txt").read_text()).ops()
+    }
     assert json.loads((folder / "attempts.json").read_text())[0]["outcome"] == "merged"
     assert explain(folder)["attempts"] == json.loads((folder / "attempts.json").read_text())
 
 
 def test_building_twice_gives_the_same_digests(build):
     model, x = Net().eval(), torch.randn(1, 3, 8, 8)
-    first, second = build(model, x).manifest, build(model, x).manifest
+    first, second = ({**m, **m["methods"][0]} for m in (build(model, x).manifest, build(model, x).manifest))
     assert {k: first[k] for k in first if k.endswith("digest")} == {
         k: second[k] for k in second if k.endswith("digest")
     }
@@ -138,8 +143,8 @@ def test_a_pass_that_computes_something_else_is_blamed(build, monkeypatch, tmp_p
 
 
 def test_a_merge_that_computes_something_else_is_blamed(build, monkeypatch):
-    def merge_wrongly(graph):
-        merged, attempts = honest(graph)
+    def merge_wrongly(graph, *options, **more):
+        merged, attempts = honest(graph, *options, **more)
         editor = Editor(merged)
         name = next(n.name for n in merged.nodes() if n.kind is Kind.CONSTANT)
         editor.graph.constants[name] = type(merged.constants[name])(merged.constants[name].tensor * 1.001)
@@ -171,7 +176,7 @@ def test_a_plan_that_keeps_everything_is_the_float_model(build):
     plain = build(model, randomize=None).manifest
     kept = build(model, randomize=None, plan=plan).manifest
     assert kept["plan_digest"] != plain["plan_digest"]
-    assert kept["graph_digest"] == plain["graph_digest"]
+    assert kept["methods"][0]["graph_digest"] == plain["methods"][0]["graph_digest"]
 
 
 def test_a_plan_that_quantizes_needs_batches(build, tmp_path):
@@ -206,5 +211,5 @@ def test_several_outputs_in_a_dict_and_keyword_inputs(build):
             return {"sum": x + shift, "label": (x * scale).argmax(-1)}
 
     artifact = build(Pair().eval(), {"x": torch.randn(2, 5), "shift": torch.randn(5)})
-    assert [i["name"] for i in artifact.manifest["inputs"]] == ["x", "shift"]
-    assert [o["dtype"] for o in artifact.manifest["outputs"]] == ["float32", "int64"]
+    assert [i["name"] for i in artifact.manifest["methods"][0]["inputs"]] == ["x", "shift"]
+    assert [o["dtype"] for o in artifact.manifest["methods"][0]["outputs"]] == ["float32", "int64"]

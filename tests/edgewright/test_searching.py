@@ -87,15 +87,16 @@ class Paper:
     def quantizer(self, selected):
         return get_target("executorch").quantizer(selected)
 
-    def lower(self, graph, profile, folder):
+    def lower(self, methods, profile, folder):
         if self.stop_at is not None and len(self.lowered) == self.stop_at:
             raise KeyboardInterrupt
+        graph = methods["forward"]
         names = sorted(quantized_nodes(graph))
         self.lowered.append(",".join(names))
         (folder / "program.json").write_text(json.dumps({"ns": time_ns(graph), "int8": names}))
         return LoweredFiles(("program.json",), {"outside": []})
 
-    def run_spec(self, artifact, profile):
+    def run_spec(self, artifact, profile, method=None):
         return RunSpec({"program": artifact.folder / "program.json"}, ("{program}",))
 
 
@@ -146,7 +147,7 @@ def calibrations(monkeypatch):
     """Count calibrations, and do the work once for all tests."""
     done = []
     monkeypatch.setattr(searching, "calibrate", lambda *_: done.append(1) or calibrated())
-    monkeypatch.setattr(compilation, "verify_artifact", lambda *_: [])  # paper runs nowhere
+    monkeypatch.setattr(compilation, "verify_artifact", lambda *_: {})  # paper runs nowhere
     return done
 
 

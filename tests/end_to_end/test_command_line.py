@@ -90,7 +90,7 @@ def test_compile_profile_and_explain(files, tmp_path, run):
         run("compile", f"{files / 'models.py'}:net", "-o", out, "--randomize", "1", "--json", *shared)
     )
     assert compiled == json.loads((out / "manifest.json").read_text())
-    assert compiled["operations"]["aten.conv2d.default"] == {"before": 2, "after": 1}
+    assert compiled["methods"][0]["operations"]["aten.conv2d.default"] == {"before": 2, "after": 1}
     assert compiled["verification"]["min_snr_db"] > 100
 
     measured = json.loads(
@@ -115,8 +115,8 @@ def test_a_saved_program_gives_the_same_artifact(files, tmp_path, run, batch):
     torch.export.save(program, tmp_path / "net.pt2")
     direct = json.loads(run("compile", f"{files / 'models.py'}:net", "-o", tmp_path / "a", "--json", *batch))
     saved = json.loads(run("compile", tmp_path / "net.pt2", "-o", tmp_path / "b", "--json"))
-    assert direct["graph_digest"] == saved["graph_digest"]
-    assert isinstance(direct["inputs"][0]["shape"][0], str if batch else int)
+    assert direct["methods"][0]["graph_digest"] == saved["methods"][0]["graph_digest"]
+    assert isinstance(direct["methods"][0]["inputs"][0]["shape"][0], str if batch else int)
 
 
 def test_lists(run):

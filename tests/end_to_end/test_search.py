@@ -148,4 +148,4 @@ def test_the_plan_is_replayed_by_compile(folder, found, capsys):
         json.loads((p / "manifest.json").read_text()) for p in (replayed, folder / "out" / "artifact")
     )
     assert own["plan"] == searched["plan"]
-    assert own["operations"] == searched["operations"]
+    assert own["methods"][0]["operations"] == searched["methods"][0]["operations"]

@@ -89,13 +89,12 @@ def stock(module: nn.Module, folder: Path) -> list[torch.Tensor]:
     (folder / "model.pte").write_bytes(buffer)
     shape = {"shape": list(X.shape), "dtype": "float32"}
     count = len(program.graph_signature.user_outputs)
-    document = {
+    call = {
         "inputs": [{"name": "x"} | shape],
         "outputs": [{"name": f"y{i}"} | shape for i in range(count)],
     }
-    (folder / "io.json").write_text(
-        json.dumps(document | {"schema": "edgewright.executorch.io/1", "kernels": []})
-    )
+    document = {"schema": "edgewright.executorch.io/2", "methods": {"forward": call}, "kernels": []}
+    (folder / "io.json").write_text(json.dumps(document))
     return infer(Artifact(folder, {}), get_target("executorch"), load_profile("host"), [[X]])[0]
 
 
@@ -119,7 +118,7 @@ def test_crashes_stock_and_compiles_here(tmp_path) -> None:
     module = randomize(numbered(), 1)
     artifact = ew.compile(module, inputs=X, out=tmp_path / "out")
     assert artifact.manifest["verification"]["passed"]
-    assert (artifact.folder / "graph.txt").read_text().count("aten.conv2d.default") == 3
+    assert (artifact.folder / "graph_forward.txt").read_text().count("aten.conv2d.default") == 3
     with pytest.raises(Exception, match="FuseBatchNormPass"):
         stock(module, tmp_path / "stock")
 

@@ -57,7 +57,10 @@ def test_a_large_depthwise_kernel_is_split_where_the_runtime_has_none(size: int)
     whole, _ = merge(graph, table(kernels, by_launch))
     assert whole.histogram()["aten.conv2d.default"] == 1
     assert split.histogram()["aten.conv2d.default"] > 3
-    assert max(c.tensor.shape[-1] * c.tensor.shape[-2] for c in split.constants.values() if c.tensor.dim() == 4) <= 25
+    assert (
+        max(c.tensor.shape[-1] * c.tensor.shape[-2] for c in split.constants.values() if c.tensor.dim() == 4)
+        <= 25
+    )
     assert error(split, module, inputs) < 1e-9
     merged = [a for a in attempts if a.outcome is Outcome.MERGED]
     assert any("latency table of bench" in a.reason for a in merged)

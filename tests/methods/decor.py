@@ -93,7 +93,7 @@ REFUSALS = (
     Refusal(
         "strength of each token an input",
         lambda: prompt(KeyValue(), sample(2, 7, 1, seed=5)),
-        {"linear": 4, "mul": 1, "sub": 1},
+        {"linear": 3, "matmul": 1, "mul": 1, "sub": 1},  # one basis read both ways is stored once
     ),
     Refusal(
         "subspace an input",

@@ -38,6 +38,7 @@ class Merge:
     after: Mapping[str, int]
     exactness: Exactness = Exactness.REAL
     settings: Mapping[str, Any] = field(default_factory=dict)  # keywords of `judge.compiled`
+    gap: str = ""  # why it does not hold yet: a strict expected failure
 
 
 @dataclass(frozen=True)
@@ -64,3 +65,4 @@ class Dearer:
     build: Callable[[], Built]
     keeps: Mapping[str, int]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    gap: str = ""

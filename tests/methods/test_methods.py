@@ -22,10 +22,15 @@ def methods() -> list[ModuleType]:
     return sorted(found, key=lambda m: [int(p) for p in m.METHOD.section.split(".")])
 
 
+def _marks(case: object) -> list[pytest.MarkDecorator]:
+    gap = getattr(case, "gap", "")
+    return [pytest.mark.notimpl(gap)] if gap else []
+
+
 def stated(kind: str) -> list[object]:
     """Return the cases of a kind over all methods, named."""
     return [
-        pytest.param(case, id=f"{module.__name__.rsplit('.', 1)[1]} {case.name}")
+        pytest.param(case, id=f"{module.__name__.rsplit('.', 1)[1]} {case.name}", marks=_marks(case))
         for module in methods()
         for case in getattr(module, kind, ())
     ]
@@ -35,7 +40,9 @@ def stated(kind: str) -> list[object]:
 def test_it_merges(case: Merge) -> None:
     graph, attempts, error = compiled(case.build(), **case.settings)
     assert error < 1e-9
-    assert histogram(graph) == dict(case.after), "\n".join(f"{a.outcome} {a.root}: {a.reason}" for a in attempts)
+    assert histogram(graph) == dict(case.after), "\n".join(
+        f"{a.outcome} {a.root}: {a.reason}" for a in attempts
+    )
     done = {a.exactness for a in attempts if a.outcome is Outcome.MERGED}
     assert done <= {case.exactness, "bitwise", "real"}
     assert case.exactness in done or not done or case.exactness == "bitwise"

@@ -59,7 +59,13 @@ MERGES = (
     # Two matrices and the bias that the LayerNorm's shift becomes.
     Merge("normalised last", layer, STAYS, settings={"constants": 3}),
     Merge("normalised first", lambda: layer("l2_gelu"), {**STAYS, "mul": 1}),
-    Merge("tokens with zero keys", lambda: layer(live=6), STAYS, settings={"macs": ROWS * 6 * (14 + 9)}),
+    Merge(
+        "tokens with zero keys",
+        lambda: layer(live=6),
+        STAYS,
+        settings={"macs": ROWS * 6 * (14 + 9)},
+        gap="channels that are always zero are not dropped",
+    ),
 )
 REFUSALS = (
     Refusal("no dense form", layer, {"linear": 2, "gelu": 1}),

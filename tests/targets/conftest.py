@@ -1,5 +1,6 @@
 """A lowered graph under its target's own runner, spoken to as a device would."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from compiler.evaluate import evaluate
 from compiler.frontends.torch_export import import_model
 from compiler.passes import PIPELINE
 from compiler.records import Artifact
+from compiler.target import FORWARD
+from targets import list_targets
 
-PROFILE = DeviceProfile("test", "this machine", "local", ("executorch",), threads=1)
+PROFILE = DeviceProfile("test", "this machine", "local", list_targets(), threads=1)
 
 
 @pytest.fixture(autouse=True)
@@ -29,26 +32,28 @@ def one_thread():
 
 @dataclass
 class Lowered:
-    """A graph, the folder it was lowered into, and the target's report."""
+    """A method's graph, the folder its program was lowered into, and the target's report."""
 
     target: object
     graph: object
     folder: Path
     report: dict
+    method: str | None = None
 
-    def spec(self):
-        return self.target.run_spec(Artifact(self.folder, {"artifact_digest": "0"}), PROFILE)
+    def spec(self, threads=1):
+        profile = dataclasses.replace(PROFILE, threads=threads)
+        return self.target.run_spec(Artifact(self.folder, {"artifact_digest": "0"}), profile, self.method)
 
-    def command(self):
-        spec = self.spec()
+    def command(self, threads):
+        spec = self.spec(threads)
         files = {name: str(path) for name, path in spec.files.items()} | {"python": sys.executable}
         return [part.format(**files) for part in spec.command]
 
-    def talk(self, *requests):
+    def talk(self, *requests, threads=1):
         """Return the runner's answers to requests, the ready line first, and its exit code."""
         lines = "".join(r if isinstance(r, str) else json.dumps(r) + "\n" for r in requests)
         done = subprocess.run(
-            self.command(), input=lines, text=True, capture_output=True, timeout=300, check=False
+            self.command(threads), input=lines, text=True, capture_output=True, timeout=300, check=False
         )
         return [json.loads(line) for line in done.stdout.splitlines()], done.returncode
 
@@ -91,12 +96,23 @@ def imports():
 
 
 @pytest.fixture
-def lower(tmp_path):
-    """A target and a graph to what the target made of it."""
+def lower_methods(tmp_path):
+    """A target and the graphs of a program's methods to what the target made of each."""
 
-    def run(target, graph):
+    def run(target, graphs):
         folder = tmp_path / f"artifact{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        return Lowered(target, graph, folder, dict(target.lower(graph, PROFILE, folder).report))
+        report = dict(target.lower(graphs, PROFILE, folder).report)
+        return {name: Lowered(target, graph, folder, report, name) for name, graph in graphs.items()}
+
+    return run
+
+
+@pytest.fixture
+def lower(lower_methods):
+    """A target and a graph to what the target made of it, run as the method there is."""
+
+    def run(target, graph):
+        return dataclasses.replace(lower_methods(target, {FORWARD: graph})[FORWARD], method=None)
 
     return run

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from compiler.compress.quantize import ir_filter, quantize_int8
 from compiler.errors import UnsupportedModelError
+from compiler.evaluate import evaluate
 from compiler.frontends.torch_export import import_model
 from targets import get_target, list_targets
 
@@ -12,6 +14,13 @@ from targets import get_target, list_targets
 @pytest.fixture(params=list_targets())
 def target(request):
     return get_target(request.param)
+
+
+def each_target(**gaps):
+    """Every target, the named ones marked with their gap."""
+    assert set(gaps) <= set(list_targets()), f"no such target: {gaps}"
+    cases = [pytest.param(name, marks=gaps.get(name, ())) for name in list_targets()]
+    return pytest.mark.parametrize("target", cases, indirect=True)
 
 
 def normalised(module, seed=0):
@@ -93,6 +102,26 @@ class Integers(nn.Module):
         return self.table(tokens) + x, tokens + 1
 
 
+class Counter(nn.Module):
+    """A state that each call changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("total", torch.zeros(3))
+
+    def forward(self, x):
+        self.total.add_(x)
+        return self.total * 2
+
+
+class Literals(nn.Module):
+    """A tensor among results that are none, and the same tensor twice."""
+
+    def forward(self, x):
+        y = x + 1
+        return y, None, 3, y, x
+
+
 SQUARE = (1, 4, 8, 8)
 CASES = {
     "digit names": (lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU()), [SQUARE]),
@@ -118,6 +147,40 @@ def test_integers_go_in_and_out(target, lower, imports):
     lowered = lower(target, imports(Integers(), tokens, x))
     assert lowered.error(tokens, x) < 1e-6
     assert torch.equal(lowered.infer(tokens, x)[1], tokens + 1)
+
+
+@each_target(
+    executorch=pytest.mark.notimpl(
+        "the runner takes results that are no tensors for some", raises=AssertionError
+    )
+)
+def test_literal_and_repeated_outputs(target, lower, imports):
+    x = torch.randn(2, 3)
+    found = lower(target, imports(Literals(), x)).infer(x)
+    assert [torch.equal(a, b) for a, b in zip(found, (x + 1, x + 1, x), strict=True)] == [True] * 3
+
+
+@each_target(
+    onnxruntime=pytest.mark.never("a session keeps no state between calls", raises=UnsupportedModelError)
+)
+def test_a_state_is_kept_between_calls(target, lower, imports):
+    x = torch.tensor([1.0, -2.0, 0.5])
+    lowered = lower(target, imports(Counter(), torch.ones(3)))
+    once, twice = lowered.infer(x)[0], lowered.infer(x, before=[lowered.asks(x)])[0]
+    assert torch.allclose(twice - once, 2 * x)
+
+
+@each_target(
+    onnxruntime=pytest.mark.notimpl("int8 for this runtime is not written", raises=UnsupportedModelError)
+)
+def test_int8_runs_as_its_graph_says(target, lower, imports):
+    x = torch.randn(2, 4, 8, 8)
+    graph = imports(nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1)), x)
+    names = frozenset(n.name for n in graph.ops())
+    quantized = quantize_int8(graph, names, target.quantizer(ir_filter(names)), [(x,)])
+    assert any(c.tensor.dtype is torch.int8 for c in quantized.constants.values())
+    expected, got = evaluate(quantized, [x])[0], lower(target, quantized).infer(x)[0]
+    assert (got - expected).abs().max() < 0.02 * expected.abs().max()
 
 
 def test_executing_again_does_not_change_the_outputs(target, lower, imports):
@@ -158,11 +221,30 @@ def test_a_program_that_cannot_be_loaded_is_said_on_stdout(target, lower, import
     assert code == 1 and list(answers[0]) == ["error"]
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_runtime_uses_the_profile_s_threads(target, lower, imports, threads):
+    lowered = lower(target, imports(normalised(Colliding()), torch.randn(SQUARE)))
+    answers, _ = lowered.talk({"do": "time", "iterations": 1}, threads=threads)
+    assert answers[0]["threads"] == threads and len(answers[1]["wall_ns"]) == 1
+
+
+@each_target(
+    onnxruntime=pytest.mark.never("the CPU provider runs all of a model or refuses it", raises=AssertionError)
+)
 def test_the_report_counts_what_fell_outside_by_module(target, lower, imports):
     report = lower(target, imports(Attention(), torch.randn(2, 5, 16))).report
     assert report["delegates"] > 0 and report["delegated_ops"] > report["outside_ops"]
     assert "norm" in {m for row in report["outside"] for m in row["modules"]}
     assert sum(row["count"] for row in report["outside"]) == report["outside_ops"]
+
+
+def test_a_method_there_is_not_is_told_with_the_one_there_is(target, lower, imports):
+    lowered = lower(target, imports(normalised(Colliding()), torch.randn(SQUARE)))
+    lowered.method = "forward"
+    assert lowered.talk()[0][0]["event"] == "ready"
+    lowered.method = "forward_t9"
+    answers, code = lowered.talk()
+    assert code == 1 and "'forward_t9'; it has forward" in answers[0]["error"]
 
 
 def test_what_the_runtime_cannot_run_is_refused_by_name(target, lower):

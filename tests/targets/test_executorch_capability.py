@@ -61,7 +61,7 @@ LEFT = {
 def outside(function, tmp_path):
     """Return (IR nodes the runtime runs outside the delegate, IR nodes predicted to be)."""
     graph = import_model(Function(function).eval(), (torch.rand(X) + 0.5,))
-    report = TARGET.lower(graph, None, tmp_path).report
+    report = TARGET.lower({"forward": graph}, None, tmp_path).report
     real = {name for row in report["outside"] for name in row["nodes"]}
     return real, {n.name for n in graph.ops() if TARGET.supports(n) is not None}
 

@@ -44,12 +44,12 @@ def test_a_failure_of_the_sdk_names_the_node_and_module(monkeypatch, tmp_path, i
     graph = imports(Block(), torch.randn(X))
     node = next(n.name for n in graph.ops() if n.op == "aten.conv2d.default")
 
-    def breaks(program):
+    def breaks(programs):
         raise RuntimeError(f"For {node}, call_function:{'x' * 5000} is not supported")
 
     monkeypatch.setattr(lowering, "_partition", breaks)
     with pytest.raises(UnsupportedModelError) as caught:
-        TARGET.lower(graph, None, tmp_path)
+        TARGET.lower({"forward": graph}, None, tmp_path)
     message = str(caught.value)
     assert f"at node {node!r} in module 'conv' (aten.conv2d.default)" in message
     assert len(message) < 600

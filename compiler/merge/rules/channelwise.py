@@ -12,6 +12,7 @@ from compiler.merge import blocks
 from compiler.merge.affine_ops import AffineNode, Rule, is_data
 from compiler.merge.attempt import Refusal
 from compiler.merge.form import Form
+from compiler.merge.rules.expansion import expanding
 from compiler.merge.shift import plus, times
 from compiler.merge.sizes import constant
 from compiler.merge.tap_map import with_blocks
@@ -67,7 +68,9 @@ def _map(form: Form, tensor: torch.Tensor) -> torch.Tensor:
     """Return a constant that differs between positions as a shift map, [C, *grid]."""
     aligned = tensor.reshape((1,) * (len(form.shape) - tensor.dim()) + tuple(tensor.shape))
     grid = tuple(s for i, s in enumerate(form.shape) if i not in (0, form.axis))
-    fits = form.arrangement is None and form.axis != 0 and aligned.shape[0] == 1 and grid == form.taps.out_size
+    fits = (
+        form.arrangement is None and form.axis != 0 and aligned.shape[0] == 1 and grid == form.taps.out_size
+    )
     if not fits:
         raise Refusal("it adds something else at each position")
     return aligned.expand(1, *form.shape[1:])[0].movedim(form.axis - 1, 0)
@@ -96,7 +99,7 @@ def _wide(tensor: torch.Tensor | None) -> torch.Tensor | None:
 def _times(graph: Graph, node: Node, _: int) -> AffineNode | None:
     found = _split(graph, node, commutes="mul" in node.op)
     if found is None:
-        return None
+        return expanding(graph, node) if node.op == "aten.mul.Tensor" else None
     data, other = found
     if "div" not in node.op:
         return node_of(data, other, None)

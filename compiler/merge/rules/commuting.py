@@ -75,7 +75,15 @@ def _commuting(graph: Graph, node: Node, reduced: set[int], keep: bool, fills: b
         moves = (*form.moves, Move(node.name, base))
         count = math.prod(shape) // shape[axis]
         return replace(
-            form, taps=taps, shape=shape, axis=axis, base=base, base_axis=axis, moves=moves, pending=(), positions=count
+            form,
+            taps=taps,
+            shape=shape,
+            axis=axis,
+            base=base,
+            base_axis=axis,
+            moves=moves,
+            pending=(),
+            positions=count,
         )
 
     return AffineNode((source,), apply)

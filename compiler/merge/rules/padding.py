@@ -14,8 +14,8 @@ from compiler.merge.attempt import Refusal
 from compiler.merge.form import Form
 from compiler.merge.rules import movement
 from compiler.merge.rules.commuting import filling
-from compiler.merge.rules.spectral import slice_rule
 from compiler.merge.rules.spatial import node_of, on_grid, selection
+from compiler.merge.rules.spectral import slice_rule
 from compiler.merge.shift import Shift, collapsed, plus, push
 from compiler.merge.sizes import constant
 from compiler.merge.tap_map import ZEROS, TapMap
@@ -124,7 +124,9 @@ def _scatter(graph: Graph, node: Node, _: int) -> AffineNode | None:
             raise Refusal("it writes something else into each sample")
         if not form.real:  # whether the frame fits the image shows only with weights
             return replace(form, shift=form.weight(torch.empty(form.taps.channels_out)))
-        uniform = torch.zeros(form.taps.channels_out, dtype=torch.float64) if form.shift is None else form.shift
+        uniform = (
+            torch.zeros(form.taps.channels_out, dtype=torch.float64) if form.shift is None else form.shift
+        )
         whole = uniform if uniform.dim() > 1 else uniform.reshape(-1, *(1,) * form.taps.rank)
         whole = whole.expand(-1, *form.shape[2:]).clone()
         whole[(slice(None),) * (axis - 1) + (slice(span.start, span.stop, span.step),)] = written[0].double()
@@ -136,7 +138,11 @@ def _scatter(graph: Graph, node: Node, _: int) -> AffineNode | None:
 def _reads_input(taps: TapMap, axis: int, position: int) -> bool:
     size = taps.in_size[axis]
     reads = [taps.stride[axis] * position + o[axis] for o in taps.offsets]
-    return taps.edge[axis] != ZEROS or not isinstance(size, int) or any(0 <= r < size * taps.up[axis] for r in reads)
+    return (
+        taps.edge[axis] != ZEROS
+        or not isinstance(size, int)
+        or any(0 <= r < size * taps.up[axis] for r in reads)
+    )
 
 
 def _bounds(graph: Graph, node: Node, axis: int) -> tuple[int, int, int] | None:

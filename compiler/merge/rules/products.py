@@ -47,7 +47,9 @@ def _biased(graph: Graph, node: Node, _: int) -> AffineNode | None:
     return _two_sided(graph, node, node.operand(names[0]), node.operand(names[1]), "self")
 
 
-def _two_sided(graph: Graph, node: Node, left: Operand, right: Operand, bias: str | None) -> AffineNode | None:
+def _two_sided(
+    graph: Graph, node: Node, left: Operand, right: Operand, bias: str | None
+) -> AffineNode | None:
     first, second = constant(graph, left), constant(graph, right)
     if second is not None and second.dim() > 1 and is_data(graph, left):
         return product(graph, node, left, second, bias)
@@ -92,8 +94,8 @@ def _contracted(form: Form, matrix: torch.Tensor, transposed: bool) -> Form:
         return _over_grid(form, matrix, code, before.channels)
     which, stored = _distinct(matrix, code.dim())
     channels = (code % before.channels).reshape(-1, inner)
-    lead = torch.broadcast_shapes(code.shape[:-1], which.shape)
-    if lead != code.shape[:-1]:
+    lead = code.shape[:-1]
+    if any(own not in (1, size) for own, size in zip(which.shape, lead, strict=True)):
         raise Refusal("it multiplies one operand with several matrices", quiet=True)
     index = which.expand(lead).reshape(-1, 1)
     pairs, group = torch.unique(torch.cat([index, channels], 1), dim=0, return_inverse=True)
@@ -120,7 +122,9 @@ def _over_grid(form: Form, matrix: torch.Tensor, code: torch.Tensor, channels: i
     if not whole or not bool((samples == samples[:, :1]).all()) or not bool((local == local[:1]).all()):
         raise Refusal("it multiplies over positions, not over channels", quiet=True)
     if len(form.taps.offsets) * count > _MOST_TAPS:
-        raise Refusal(f"one kernel of {len(form.taps.offsets)} x {count} taps is nothing to consider", quiet=True)
+        raise Refusal(
+            f"one kernel of {len(form.taps.offsets)} x {count} taps is nothing to consider", quiet=True
+        )
     wide = form.weight(matrix)
     order = local[0].argsort().to(wide.device)
     weight = wide[order].reshape(count, channels, -1).mT[:, None]
@@ -138,7 +142,9 @@ def _over_grid(form: Form, matrix: torch.Tensor, code: torch.Tensor, channels: i
 
 def _distinct(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return which of the distinct matrices each leading index uses, and those matrices, [K, P, Q]."""
-    own = [1 if stride == 0 else size for size, stride in zip(matrix.shape, matrix.stride(), strict=True)][:-2]
+    own = [1 if stride == 0 else size for size, stride in zip(matrix.shape, matrix.stride(), strict=True)][
+        :-2
+    ]
     for axis, size in enumerate(own):
         matrix = matrix.narrow(axis, 0, size)
     count = matrix[..., 0, 0].numel()

@@ -41,7 +41,9 @@ def mapped(form: Form, build: Build, out: TensorType) -> Form:
     batch = form.shape[0]
     grid = tuple(_static(d, s) for d, s in zip(out.shape[2:], _guess(form, taps), strict=True))
     shape = (batch, taps.channels_out, *grid)
-    return replace(form, taps=composed, shift=plus(moved, shift), shape=shape, positions=batch * math.prod(grid))
+    return replace(
+        form, taps=composed, shift=plus(moved, shift), shape=shape, positions=batch * math.prod(grid)
+    )
 
 
 def _static(dim: Dim, guess: int) -> int:
@@ -57,7 +59,9 @@ def _guess(form: Form, taps: TapMap) -> list[int]:
 def on_grid(form: Form, type_: TensorType) -> Form:
     """Return the form of a `[N, C, *grid]` value over that grid; raises Refusal."""
     if form.arrangement is not None or form.axis != 1:
-        raise Refusal("its channels do not lie on the second axis, where this operation takes them", quiet=True)
+        raise Refusal(
+            "its channels do not lie on the second axis, where this operation takes them", quiet=True
+        )
     grid = grid_of(type_.shape, 1)
     if form.taps.out_size == grid:
         return form
@@ -104,7 +108,9 @@ def _transposed(node: Node, weight: torch.Tensor, bias: torch.Tensor | None, ran
     """Return the map of a transposed convolution: taps `padding - dilation a` over stuffed zeros."""
     stride, dilation, pad = (per_axis(node.operand(k), rank) for k in ("stride", "dilation", "padding"))
     groups, kernel = int(node.operand("groups")), tuple(weight.shape[2:])
-    offsets = tuple(tuple(p - d * a for p, d, a in zip(pad, dilation, i, strict=True)) for i in indices(kernel))
+    offsets = tuple(
+        tuple(p - d * a for p, d, a in zip(pad, dilation, i, strict=True)) for i in indices(kernel)
+    )
 
     def build(form: Form, size: tuple[Dim, ...]) -> tuple[TapMap, Shift]:
         parts = form.weight(weight).reshape(groups, -1, weight.shape[1], len(offsets))

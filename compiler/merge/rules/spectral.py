@@ -28,11 +28,16 @@ _INVERSE = ("aten.fft_irfft.default", "aten.fft_irfft2.default", "aten.fft_irfft
 _LINEAR = (
     *_INVERSE,
     *(f"aten.fft_{k}.default" for k in ("rfft", "fft", "rfft2", "rfftn", "ifft", "fft2", "ifft2")),
-    *(f"aten.{k}" for k in ("reshape.default", "permute.default", "index.Tensor", "slice.Tensor", "real.default")),
+    *(
+        f"aten.{k}"
+        for k in ("reshape.default", "permute.default", "index.Tensor", "slice.Tensor", "real.default")
+    ),
     *(f"aten.{k}" for k in ("unsqueeze.default", "index_select.default", "constant_pad_nd.default")),
+    "aten.select.int",
     "aten.view_as_complex.default",
     "aten.view_as_real.default",
 )
+_PICKS = tuple(f"aten.{k}" for k in ("select.int", "unsqueeze.default", "slice.Tensor", "index.Tensor"))
 _MOST = 512  # columns a probe measures one by one
 
 
@@ -54,7 +59,11 @@ def _spectral(graph: Graph, node: Node, index: int) -> AffineNode | None:
         form = forms[0]
         if form.taps.rank == 0:
             return _matrix(graph, cone, form)
-        if form.arrangement is None and form.taps.rank == 1 and tuple(graph.type_of(cone.result).shape) == form.shape:
+        if (
+            form.arrangement is None
+            and form.taps.rank == 1
+            and tuple(graph.type_of(cone.result).shape) == form.shape
+        ):
             return _convolution(graph, cone, form)
         raise Refusal("a spectrum over several axes", quiet=True)
 
@@ -85,7 +94,7 @@ def _cone(graph: Graph, node: Node) -> Cone | None:
         for value in data:
             complex_ = graph.type_of(value).dtype.is_complex
             through_complex = through_complex or complex_
-            inner = complex_ or graph.producer(value).op in _INVERSE
+            inner = complex_ or graph.producer(value).op in (*_INVERSE, *_PICKS)
             if not inner:
                 sources.add(value)
             elif not visit(graph.producer(value)):
@@ -93,7 +102,7 @@ def _cone(graph: Graph, node: Node) -> Cone | None:
         order[current.name] = current
         return True
 
-    if not visit(node) or len(sources) != 1 or not through_complex and not _mixes(graph, node):
+    if not visit(node) or len(sources) != 1 or (not through_complex and not _mixes(graph, node)):
         return None
     return Cone(sources.pop(), tuple(order.values()), node.value)
 
@@ -111,6 +120,9 @@ def _is_linear(graph: Graph, node: Node, data: list[Value]) -> bool:
         return len(data) == 1
     if node.op == "aten.mul.Tensor":
         return len(data) == 1
+    if node.op == "aten.index_put.default":
+        into = constant(graph, node.operand("self"))
+        return into is None or not bool(into.any())
     return node.op == "aten.add.Tensor" and len(data) == 2
 
 
@@ -193,9 +205,7 @@ def _trimmed(taps: tap_map.TapMap) -> tap_map.TapMap:
     kept = slice(used[0], used[-1] + 1)
     offsets = taps.offsets[kept]
     slack = -offsets[0][0] + offsets[-1][0] - len(offsets)
-    return replace(
-        taps, offsets=offsets, blocks=taps.blocks.with_weight(taps.weight[kept]), slack=(slack,)
-    )
+    return replace(taps, offsets=offsets, blocks=taps.blocks.with_weight(taps.weight[kept]), slack=(slack,))
 
 
 def _compare(graph: Graph, cone: Cone, form: Form, taps: tap_map.TapMap, axis: int) -> None:

@@ -1,0 +1,192 @@
+r"""Kernels mixed once in place of convolutions mixed: `sum_i a_i (K_i * x) = (sum_i a_i K_i) * x`.
+
+The coefficients are data, one for the whole call or one for each sample; with one for each sample the
+mixed kernels run as one grouped convolution, a group a sample (`merges.md` 1.11). Exact over the reals; the
+price decides, since mixing costs as much as the kernels are large.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from compiler.cost.counts import counts
+from compiler.cost.roofline import Roofline
+from compiler.ir.edit import Editor
+from compiler.ir.graph import Graph, Node, Operand, TensorType, Value
+from compiler.ir.schema import normalize
+from compiler.ir.sums import is_inner, is_sum
+from compiler.ir.sums import terms as addends
+from compiler.merge.attempt import Attempt, Outcome, Work
+from compiler.merge.sizes import constant
+
+_SHARED = ("input", "stride", "padding", "dilation", "groups")
+
+
+@dataclass(frozen=True)
+class Term:
+    """One convolution with constant weights, and the coefficient it is multiplied with."""
+
+    layer: Node
+    coefficient: Value
+
+
+def mix_kernels(graph: Graph, prior: Roofline) -> tuple[Graph, list[Attempt]]:
+    """Return the graph with every sum of weighted convolutions of one input as one, and the attempts."""
+    attempts: list[Attempt] = []
+    for original in graph.ops():
+        if original.name not in graph:
+            continue
+        node = graph.node(original.name)
+        terms = _mixture(graph, node)
+        if terms is None:
+            continue
+        before, after = _costs(graph, node, terms, prior)
+        attempts.append(_attempt(node, terms, before, after))
+        if after < before:
+            graph = _mixed(graph, node, terms)
+    return graph, attempts
+
+
+def _mixture(graph: Graph, node: Node) -> list[Term] | None:
+    if not is_sum(graph, node) or is_inner(graph, node) or not node.type.static:
+        return None
+    found = [_term(graph, t, node) for t in addends(graph, node)]
+    terms = [t for t in found if t is not None]
+    if len(terms) < 2 or len(terms) != len(found):
+        return None
+    first = terms[0].layer
+    same = all(
+        t.layer.op == first.op
+        and all(t.layer.operand(k) == first.operand(k) for k in _SHARED)
+        and graph.type_of(t.layer.operand("weight")) == graph.type_of(first.operand("weight"))
+        and graph.type_of(t.coefficient) == graph.type_of(terms[0].coefficient)
+        for t in terms
+    )
+    return terms if same and (first.operand("groups") == 1 or _samples(graph, terms[0]) == 1) else None
+
+
+def _term(graph: Graph, value: Value, node: Node) -> Term | None:
+    product = graph.producer(value)
+    if product.op != "aten.mul.Tensor" or len(graph.uses(value)) != 1:
+        return None
+    for a, b in (("self", "other"), ("other", "self")):
+        layer_value, coefficient = product.operand(a), product.operand(b)
+        if not isinstance(layer_value, Value) or not isinstance(coefficient, Value):
+            continue
+        layer = graph.producer(layer_value)
+        if constant(graph, coefficient) is not None:
+            continue  # an affine region like any other
+        bias = layer.operand("bias")
+        stored = graph.constant(layer.operand("weight")) is not None
+        whole = layer.op.startswith("aten.conv") and not layer.op.startswith("aten.conv_")
+        shape = graph.type_of(coefficient).shape
+        small = math.prod(d for d in shape if isinstance(d, int)) in (1, shape[0] if shape else 1)
+        samples = not shape or (all(d == 1 for d in shape[1:]) and shape[0] in (1, node.type.shape[0]))
+        alone = len(graph.uses(layer_value)) == 1 and (bias is None or graph.constant(bias) is not None)
+        if whole and stored and small and samples and alone and layer.type == node.type:
+            return Term(layer, coefficient)
+    return None
+
+
+def _samples(graph: Graph, term: Term) -> int:
+    shape = graph.type_of(term.coefficient).shape
+    return shape[0] if shape and len(shape) == term.layer.type.rank and isinstance(shape[0], int) else 1
+
+
+def _costs(graph: Graph, node: Node, terms: Sequence[Term], prior: Roofline) -> tuple[float, float]:
+    size = node.type.dtype.itemsize
+    out = _ints(node.type)
+    source = _ints(graph.type_of(terms[0].layer.operand("input")))
+    weight = _ints(graph.type_of(terms[0].layer.operand("weight")))
+    samples = _samples(graph, terms[0])
+
+    def cost(op: str, inputs: list[tuple[int, ...]], result: tuple[int, ...]) -> float:
+        return prior.cost(counts(op, inputs, [result], size))
+
+    layer = cost(terms[0].layer.op, [source, weight], out)
+    product, sum_ = cost("aten.mul.Tensor", [out, (1,)], out), cost("aten.add.Tensor", [out, out], out)
+    before = len(terms) * (layer + product) + (len(terms) - 1) * sum_
+    kernels = math.prod(weight)
+    mixing = cost("aten.linear.default", [(samples, len(terms)), (kernels, len(terms))], (samples, kernels))
+    return before, layer + mixing
+
+
+def _ints(type_: TensorType) -> tuple[int, ...]:
+    return tuple(d for d in type_.shape if isinstance(d, int))
+
+
+def _mixed(graph: Graph, node: Node, terms: Sequence[Term]) -> Graph:
+    editor = Editor(graph)
+    layer, samples = terms[0].layer, _samples(graph, terms[0])
+    op = _writer(editor, node)
+    weight = _combined(graph, terms, "weight", samples, op)
+    biased = [t for t in terms if t.layer.operand("bias") is not None]
+    bias = _combined(graph, biased, "bias", samples, op) if biased else None
+    operands = dict(layer.operands) | {"weight": weight, "bias": bias}
+    if samples == 1:
+        value = op(layer.op, operands, node.type)
+    else:
+        source = graph.type_of(layer.operand("input"))
+        joined = (1, samples * source.shape[1], *source.shape[2:])  # type: ignore[operator]
+        operands["input"] = _reshaped(op, layer.operand("input"), TensorType(joined, source.dtype))
+        operands["groups"] = samples
+        made = (1, samples * node.type.shape[1], *node.type.shape[2:])  # type: ignore[operator]
+        value = op(layer.op, operands, TensorType(made, node.type.dtype))
+        value = _reshaped(op, value, node.type)
+    editor.replace_uses(node.value, value)
+    editor.remove_unread([node.name])
+    return editor.finish()
+
+
+Op = Callable[[str, dict[str, Operand], TensorType], Value]
+
+
+def _writer(editor: Editor, node: Node) -> Op:
+    def op(name: str, operands: dict[str, Operand], type_: TensorType) -> Value:
+        filled = dict(normalize(name, (), operands))
+        return editor.op(name, filled, (type_,), origin=node.origin, source=node.source, before=node.name)
+
+    return op
+
+
+def _combined(graph: Graph, terms: Sequence[Term], name: str, samples: int, op: Op) -> Value:
+    """Return `sum_i a_i T_i` of the layers' weights or biases, stacked over samples on the first axis."""
+    type_ = graph.type_of(terms[0].layer.operand(name))
+    spread = TensorType((samples, *type_.shape), type_.dtype)
+    total: Value | None = None
+    for term in terms:
+        small = TensorType((samples, *(1,) * type_.rank), type_.dtype)
+        gate = _reshaped(op, term.coefficient, small)
+        made = op("aten.mul.Tensor", {"self": gate, "other": term.layer.operand(name)}, spread)
+        total = made if total is None else op("aten.add.Tensor", {"self": total, "other": made}, spread)
+    assert total is not None
+    joined = (samples * type_.shape[0], *type_.shape[1:])  # type: ignore[operator]
+    return _reshaped(op, total, TensorType(joined, type_.dtype))
+
+
+def _reshaped(op: Op, value: Value, type_: TensorType) -> Value:
+    return op("aten.reshape.default", {"self": value, "shape": type_.shape}, type_)
+
+
+def _attempt(node: Node, terms: Sequence[Term], before: float, after: float) -> Attempt:
+    better = after < before
+    by = "roofline prior, not a measurement"
+    reason = f"mixing {len(terms)} kernels first costs {after / before:.2f} times mixing their results ({by})"
+    names = (*(t.layer.name for t in terms), node.name)
+    outcome = Outcome.MERGED if better else Outcome.KEPT
+    entry = terms[0].layer.operand("input").node
+    return Attempt(
+        node.origin,
+        entry,
+        node.name,
+        names,
+        outcome,
+        reason,
+        "" if better else node.name,
+        form="one convolution with mixed kernels",
+        before=Work(tuple(t.layer.op for t in terms), cost=before),
+        after=Work((terms[0].layer.op,), cost=after),
+        priced_by=by,
+    )

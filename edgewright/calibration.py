@@ -1,0 +1,266 @@
+"""Measure the kernels that a model's open choices need, and nothing else.
+
+A merge region can be written in several equal forms; which is the fastest depends on the device.
+The kernels of those forms are lowered one by one, measured beside each other on the device
+(`devices.latency`), and kept in the measurement database, of which the latency table is a query.
+A new table may settle some choices and open others, so this repeats, a few times at most. A kernel
+that has its reading is not measured again: an interrupted calibration goes on where it stopped.
+
+The fixed cost of a call is measured in the same run and taken off. What stays is the kernel as it is
+when it runs alone: what a runtime gains by fusing it with a neighbour, or a neighbour loses by the
+cache it takes, is not in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compiler.cost.kernel import Kernel
+from compiler.cost.latency_table import Entry, LatencyTable
+from compiler.device import Device, DeviceProfile
+from compiler.errors import DeviceError, UnstableMeasurementError, UnsupportedModelError
+from compiler.ir.graph import Graph
+from devices import open_device
+from devices.benchmark import Candidate, Report
+from devices.benchmark import Progress as Event
+from devices.database import MeasurementDatabase
+from devices.latency import latency_table, measure_run, split_runs
+from edgewright.kernel_programs import Bench, chain_candidates, kernel_candidate, start_failure
+from edgewright.models import load_model
+from edgewright.profiling import UNITS
+from edgewright.recipe import resolve
+from edgewright.stages import Progress, canonicalise, silent
+
+SCHEMA = "edgewright.calibration/1"
+MOST_PASSES = 4
+MOST_TRIES = 2  # of one kernel, where its reading is not steady
+
+Choose = Callable[[Graph, LatencyTable | None], tuple[Kernel, ...]]
+
+
+class Outcome(StrEnum):
+    """What became of a kernel whose price was needed."""
+
+    MEASURED = "measured"
+    KNOWN = "known"  # its reading was there already
+    UNSTEADY = "unsteady"  # measured, but not steadily enough to decide on
+    REFUSED = "refused"  # the target does not lower it, or its runtime does not run it
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The table after a calibration, and what became of each kernel; `refused` holds the reasons."""
+
+    table: LatencyTable
+    outcomes: Mapping[Kernel, Outcome]
+    refused: Mapping[Kernel, str]
+
+    def kernels(self, outcome: Outcome) -> tuple[Kernel, ...]:
+        """Return the kernels with one outcome, by text."""
+        return tuple(kernel for kernel, its in self.outcomes.items() if its is outcome)
+
+    def document(self) -> dict[str, Any]:
+        """Return the calibration as JSON values; latencies carry their unit in the field's name."""
+        table, unit = self.table, UNITS[self.table.metric]
+        return {
+            "schema": SCHEMA,
+            "table": table.label,
+            "device": table.device,
+            "target": table.target,
+            "threads": table.threads,
+            "metric": table.metric.value,
+            **_latency(table.fixed, unit, "fixed_"),
+            "outcomes": {o.value: len(self.kernels(o)) for o in Outcome},
+            "interval_percent": 95,
+            "kernels": [
+                {
+                    "kernel": kernel.text,
+                    "outcome": outcome.value,
+                    **_latency(table.entry(kernel), unit),
+                    "reason": self.refused.get(kernel),
+                }
+                for kernel, outcome in self.outcomes.items()
+            ],
+        }
+
+
+def calibrate(
+    models: Sequence[str | torch.nn.Module | torch.export.ExportedProgram],
+    profile: str | DeviceProfile = "host",
+    device: str | Device = "local",
+    target: str | None = None,
+    inputs: Any = None,
+    *,
+    database: str | Path | MeasurementDatabase = "sqlite://",
+    randomize: int | None = None,
+    allow_unstable: bool = False,
+    choose: Choose | None = None,
+    progress: Progress = silent,
+) -> Calibration:
+    """Measure the kernels that the open choices of models need on a device.
+
+    Args:
+        models: as `compile` takes them.
+        profile: how to run: the name of a device profile, its TOML file, or a profile.
+        device: `local`, or a device from `edgewright devices`.
+        target: the runtime; the profile's first one by default.
+        inputs: example inputs of every model, as `compile` takes them.
+        database: where readings are kept: a path, an SQLAlchemy URL, an open database, or
+            `sqlite://` (the default) to keep nothing.
+        randomize: a seed for weights that make merging non-trivial, as `compile` takes it.
+        allow_unstable: return where some kernels have no steady reading, in place of raising.
+        choose: which kernels a graph needs, given a table; by default those of the merge engine's
+            open choices.
+        progress: called with the name of each step.
+
+    Raises:
+        UsageError: something given cannot be read.
+        UnsupportedModelError: a model cannot be exported.
+        DeviceError: the device is missing, lost, or not the one the profile expects.
+        UnstableMeasurementError: a kernel has no reading steady enough to decide on; the others are kept.
+    """
+    chosen, found = resolve(profile, target)
+    opened = open_device(device) if isinstance(device, str) else device
+    loaded = [load_model(model, inputs, randomize=randomize) for model in models]
+    graphs = [canonicalise(model, progress=progress).graph for model in loaded]
+    with _opened(database) as kept, tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+        bench = Bench(chosen, found, opened, kept, Path(folder))
+        done = calibrate_graphs(graphs, bench, choose or _open_kernels, progress)
+    if done.kernels(Outcome.UNSTEADY) and not allow_unstable:
+        raise _unsteady(done, opened)
+    return done
+
+
+def calibrate_graphs(
+    graphs: Sequence[Graph], bench: Bench, choose: Choose, progress: Progress = silent
+) -> Calibration:
+    """Measure what `choose` needs of graphs until it needs no more, `MOST_PASSES` times at most."""
+    under = bench.conditions()
+    before = table = latency_table(bench.database, under)
+    wanted = _needed(graphs, None, choose) if before.entries else {}
+    needed = {text: kernel for text, kernel in wanted.items() if text in before.entries}
+    tries: Counter[str] = Counter()
+    refused: dict[Kernel, str] = {}
+    for _ in range(MOST_PASSES):
+        needed |= _needed(graphs, table, choose)
+        missing = {
+            text: kernel
+            for text, kernel in needed.items()
+            if text not in table.entries and kernel not in refused and tries[text] < MOST_TRIES
+        }
+        if not missing:
+            break
+        tries.update(missing.keys())
+        refused |= _measure(missing, bench, progress)
+        table = latency_table(bench.database, under)
+    outcomes = {needed[t]: _outcome(needed[t], before, table, refused) for t in sorted(needed)}
+    return Calibration(table, outcomes, refused)
+
+
+def _needed(graphs: Sequence[Graph], table: LatencyTable | None, choose: Choose) -> dict[str, Kernel]:
+    known = table if table is not None and table.entries else None
+    return {kernel.text: kernel for graph in graphs for kernel in choose(graph, known)}
+
+
+def _outcome(
+    kernel: Kernel, before: LatencyTable, after: LatencyTable, refused: Mapping[Kernel, str]
+) -> Outcome:
+    if kernel in refused:
+        return Outcome.REFUSED
+    if kernel.text in before.entries:
+        return Outcome.KNOWN
+    return Outcome.MEASURED if kernel.text in after.entries else Outcome.UNSTEADY
+
+
+def _measure(missing: Mapping[str, Kernel], bench: Bench, progress: Progress) -> dict[Kernel, str]:
+    """Measure kernels run by run; return those the target does not lower or run, with its reasons."""
+    refused: dict[Kernel, str] = {}
+    chains = chain_candidates(bench)
+    done = 0
+    for texts in split_runs(missing):
+        candidates: list[Candidate] = []
+        for text in texts:
+            progress(f"lower {done + len(candidates) + 1} of {len(missing)} kernels")
+            try:
+                candidates.append(kernel_candidate(missing[text], bench))
+            except UnsupportedModelError as error:
+                refused[missing[text]] = str(error)
+        if candidates:
+            tell = _told(progress, f"kernels {done + 1} to {done + len(texts)} of {len(missing)}")
+            broken = _measure_run(candidates, chains, bench, tell)
+            refused |= {missing[text]: reason for text, reason in broken.items()}
+        done += len(texts)
+    return refused
+
+
+def _measure_run(
+    candidates: Sequence[Candidate], chains: Mapping[int, Candidate], bench: Bench, tell: Report
+) -> dict[str, str]:
+    """Measure one run; return the texts of kernels that lower and then do not run, with the reasons.
+
+    Only when a run fails, each program is started by itself, to tell a kernel that the runtime
+    cannot run from a device that was lost.
+    """
+    try:
+        measure_run(candidates, chains, bench.device, bench.profile, bench.database, tell)
+        return {}
+    except DeviceError:
+        if any(start_failure(chain, bench) for chain in chains.values()):
+            raise
+        failures = {c.label: start_failure(c, bench) for c in candidates}
+        broken = {text: reason for text, reason in failures.items() if reason is not None}
+        if not broken:
+            raise
+    rest = [c for c in candidates if c.label not in broken]
+    return broken | (_measure_run(rest, chains, bench, tell) if rest else {})
+
+
+def _latency(entry: Entry | None, unit: str, prefix: str = "") -> dict[str, float | None]:
+    values = asdict(entry) if entry else dict.fromkeys(("median", "low", "high"))
+    return {f"{prefix}{name}_{unit}": value for name, value in values.items()}
+
+
+def _told(progress: Progress, label: str) -> Callable[[Event], None]:
+    """Tell each time that a further round of all programs has begun."""
+    most = 0
+
+    def tell(event: Event) -> None:
+        nonlocal most
+        if event.event == "round" and event.rounds > most:
+            most = event.rounds
+            progress(f"measure {label}: round {most}")
+
+    return tell
+
+
+def _open_kernels(graph: Graph, table: LatencyTable | None) -> tuple[Kernel, ...]:
+    from compiler.merge.open_choices import open_kernels
+
+    return open_kernels(graph, table)
+
+
+@contextlib.contextmanager
+def _opened(database: str | Path | MeasurementDatabase) -> Iterator[MeasurementDatabase]:
+    if isinstance(database, MeasurementDatabase):
+        yield database
+    else:
+        with MeasurementDatabase(database) as opened:
+            yield opened
+
+
+def _unsteady(done: Calibration, device: Device) -> UnstableMeasurementError:
+    kernels = done.kernels(Outcome.UNSTEADY)
+    return UnstableMeasurementError(
+        f"{device.name}: {len(kernels)} of {len(done.outcomes)} kernels have no reading steady enough to "
+        f"decide on, the first is {kernels[0].text}. Quieten the device and run the same command again: "
+        f"what is done is kept. Or go on without them with --allow-unstable"
+    )

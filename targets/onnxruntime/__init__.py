@@ -1,0 +1,75 @@
+"""ONNX Runtime with its CPU provider: phones, boards and the host, float32 and float16.
+
+Importing this package loads no SDK; asking what is supported, lowering and reading versions do.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compiler.errors import UnsupportedModelError
+from compiler.records import Artifact, RunSpec
+from compiler.target import only_method
+
+if TYPE_CHECKING:
+    from compiler.device import DeviceProfile
+    from compiler.ir.graph import Graph, Node
+    from compiler.target import Lowered, Target
+
+PROGRAM = "model.onnx"
+IO = "io.json"
+_PACKAGES = ("onnxruntime", "onnx", "onnxscript", "torch")
+
+
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """The target; it has no settings."""
+
+    name: str = "onnxruntime"
+
+    def installed(self) -> str | None:
+        """Return None when the SDK can be imported, else what to install."""
+        missing = [p for p in _PACKAGES if importlib.util.find_spec(p) is None]
+        return None if not missing else f"{', '.join(missing)} missing: pip install 'edgewright[onnx]'"
+
+    def versions(self) -> Mapping[str, str]:
+        """Return package name -> version of what lowers and runs the program."""
+        return {p: importlib.metadata.version(p) for p in _PACKAGES}
+
+    def supports(self, node: Node) -> str | None:
+        """Return None when the exporter and the CPU provider take the node, else why they do not."""
+        from targets.onnxruntime.capability import unsupported
+
+        return unsupported(node)
+
+    def lower(self, methods: Mapping[str, Graph], profile: DeviceProfile, folder: Path) -> Lowered:
+        """Write `model.onnx` and `io.json` for a program of one method into `folder`.
+
+        Raises UnsupportedModelError naming the node and module the SDK failed at, where it says, and
+        where there are several methods.
+        """
+        from targets.onnxruntime.lower import lower
+
+        return lower(only_method(methods, self.name), next(iter(methods)), folder)
+
+    def run_spec(self, artifact: Artifact, profile: DeviceProfile, method: str | None = None) -> RunSpec:
+        """Return what to push and start on a device to run the program with the profile's threads."""
+        runner = Path(__file__).parent / "runner.py"
+        files = {"program": artifact.folder / PROGRAM, "io": artifact.folder / IO, "runner": runner}
+        command = ("{python}", "{runner}", "{program}", "{io}", "--threads", str(profile.threads))
+        return RunSpec(files, command if method is None else (*command, "--method", method))
+
+    def quantizer(self, selected: Callable[[Any], bool]) -> Any:
+        """Raise UnsupportedModelError: int8 for this runtime is not written yet."""
+        raise UnsupportedModelError(
+            "the target 'onnxruntime' cannot quantize yet: keep every precision float32 in the plan, "
+            "or compile for a target with int8, such as 'executorch'"
+        )
+
+
+TARGET: Target = OnnxRuntime()

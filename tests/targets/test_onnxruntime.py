@@ -1,0 +1,264 @@
+"""What is ONNX Runtime's own: what the exporter knows, the optimised graph, and what failures say."""
+
+import dataclasses
+import functools
+import logging
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as f
+
+import edgewright
+from compiler.errors import UnsupportedModelError
+from compiler.frontends.torch_export import import_model
+from compiler.plan import Decision, Plan
+from edgewright.cli import main
+from profiles import load_profile
+from targets import get_target
+from targets.onnxruntime import lower as lowering
+from targets.onnxruntime.quiet import quiet
+
+TARGET = get_target("onnxruntime")
+X = (2, 6, 8, 8)
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.conv = nn.Conv2d(6, 6, 3, padding=1, groups=2)
+        self.up = nn.ConvTranspose2d(6, 4, 2, stride=2)
+        self.linear, self.norm = nn.Linear(8, 5), nn.BatchNorm2d(6)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+CASES = {
+    "convolutions": lambda m, x: m.norm(m.up(m.conv(x)).repeat(1, 2, 1, 1)[:, :6]),
+    "linear": lambda m, x: m.linear(x),
+    "elementwise": lambda m, x: (x + x.abs()) * x.exp() - torch.maximum(x, -x) / x.square(),
+    "numbers": lambda m, x: (1 - x * 2) / 3 + 1 / (x - 4) + 5 * (2.5 - x) - x.pow(3),
+    "activations": lambda m, x: f.silu(x) + f.gelu(x) + f.hardswish(x) + f.hardsigmoid(x) + f.elu(x) + f.mish(x),
+    "pools": lambda m, x: f.avg_pool2d(x, 3, 2, 1) + f.max_pool2d(x, 2) + f.adaptive_avg_pool2d(x, (4, 4)) + f.adaptive_max_pool2d(x, (4, 4)),
+    "resizes": lambda m, x: f.interpolate(x, scale_factor=2, mode="bilinear") + f.interpolate(x, size=(16, 16)),
+    "shapes": lambda m, x: torch.cat([x.permute(0, 1, 3, 2), f.pad(x, (1, 1))[..., 1:9]], 1).reshape(2, 96, 8).unbind(0),
+    "rolls": lambda m, x: torch.roll(x, 3, 2) + x.flip(1) + f.pixel_shuffle(x.repeat(1, 2, 1, 1)[:, :4], 2).mean(),
+    "norms": lambda m, x: f.group_norm(x, 3) + f.layer_norm(x, (8,)) + f.normalize(x, dim=1) + x.softmax(1),
+    "attention": lambda m, x: f.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "composites": lambda m, x: m.norm(x).std(1) + torch.linalg.norm(x, dim=1) + torch.logit(x / 3)[:, 0],
+    "a histogram": lambda m, x: torch.histc(x, 4, 0, 2),
+    "a histogram without a range": lambda m, x: torch.histc(x, 4),
+    "no translation": lambda m, x: x.median(1)[0],
+    "a distance": lambda m, x: torch.cdist(x, x),
+    "an inverse": lambda m, x: torch.linalg.inv(x),
+    "singular values": lambda m, x: torch.linalg.svdvals(x),
+    "a running product": lambda m, x: x.cumprod(1),
+    "reductions": lambda m, x: x.var((2, 3)) + x.amax((2, 3)) + x.sum((2, 3)) + x.argmax(1).float().mean((1, 2))[:, None],
+}  # fmt: skip
+LEFT = {
+    "a histogram without a range",
+    "no translation",
+    "a distance",
+    "an inverse",
+    "singular values",
+    "a running product",
+}
+SPECIAL = (
+    "digamma",
+    "erfinv",
+    "i0",
+    "lgamma",
+    "special.bessel_j0",
+    "special.bessel_j1",
+    "special.i0e",
+    "special.i1",
+    "special.i1e",
+    "special.ndtri",
+    "special.spherical_bessel_j0",
+)
+PAIRS = ("copysign", "fmax", "fmin", "hypot", "igamma", "igammac", "nextafter", "special.zeta")
+
+
+def imported(function, dtype=torch.float32):
+    return import_model(Function(function).to(dtype).eval(), ((torch.rand(X) + 0.5).to(dtype),))
+
+
+def refused(graph):
+    return {n.name: reason for n in graph.ops() if (reason := TARGET.supports(n))}
+
+
+def said_and_done(graph, folder):
+    """Return whether a graph is said to be supported, and whether it lowers."""
+    try:
+        TARGET.lower({"forward": graph}, None, folder)
+    except UnsupportedModelError:
+        return not refused(graph), False
+    return not refused(graph), True
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_said_to_be_supported_is_what_lowers(case, tmp_path):
+    said, done = said_and_done(imported(CASES[case]), tmp_path)
+    assert said == done == (case not in LEFT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        "linear",
+        *(
+            pytest.param(c, marks=pytest.mark.slow)
+            for c in ("convolutions", "activations", "pools", "resizes", "norms", "attention")
+        ),
+    ],
+)
+def test_the_types_said_to_have_kernels_have_them(case, dtype, tmp_path):
+    said, done = said_and_done(imported(CASES[case], dtype), tmp_path)
+    assert said == done
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "special.i0e",
+        "fmax",
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in (*SPECIAL, *PAIRS)
+            if n not in ("special.i0e", "fmax")
+        ),
+    ],
+)
+def test_a_decomposition_that_leads_nowhere_is_known_and_named(name, tmp_path):
+    function = functools.reduce(getattr, name.split("."), torch)
+    graph = imported(lambda m, x: function(x * 0.5, x) if name in PAIRS else function(x * 0.5))
+    [node] = refused(graph)
+    with pytest.raises(UnsupportedModelError, match=f"at node '{node}'"):
+        TARGET.lower({"forward": graph}, None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("function", "dtype", "reason"),
+    [
+        (lambda m, x: x.median(1)[0], torch.float32, "torch.onnx has no translation of aten.median.dim"),
+        (lambda m, x: torch.histc(x, 4), torch.float32, "a histogram of a given range"),
+        (lambda m, x: m.conv(x), torch.bfloat16, "no bfloat16"),
+        (lambda m, x: m.conv(x), torch.float64, "no float64 kernel for aten.conv2d.default"),
+    ],
+)
+def test_each_refusal_has_its_reason(function, dtype, reason):
+    found = list(refused(imported(function, dtype)).values())
+    assert len(found) == 1 and reason in found[0]
+
+
+def test_the_report_counts_the_optimised_graph(lower, imports):
+    module = nn.Sequential(nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.LayerNorm(6))
+    report = lower(TARGET, imports(module.eval(), torch.randn(X))).report
+    operations = report["operations"]
+    assert operations["LayerNormalization"] == 1
+    assert not {"Relu", "BatchNormalization"} & set(operations), (
+        "the runtime fuses these into the convolution"
+    )
+    assert sum("Conv" in name for name in operations) == 1
+    assert report["delegated_ops"] == sum(operations.values()) and report["outside_ops"] == 0
+    assert set(report["seconds"]) == {"export", "translate", "optimise"} and report["program_bytes"] > 0
+
+
+def test_a_refusal_of_the_runtime_names_the_node_and_module(monkeypatch, tmp_path):
+    def refuses(model):
+        raise RuntimeError(f"no implementation for Conv(11) node with name 'node_conv2d' {'x' * 5000}")
+
+    monkeypatch.setattr(lowering, "optimised_operations", refuses)
+    with pytest.raises(UnsupportedModelError) as caught:
+        TARGET.lower({"forward": imported(lambda m, x: m.conv(x) * 2)}, None, tmp_path)
+    message = str(caught.value)
+    assert (
+        "at node 'conv2d' in module 'conv' (aten.conv2d.default): no implementation for Conv(11)" in message
+    )
+    assert len(message) < 600 and list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_no_file_can_hold_are_refused_before_any_work(monkeypatch, tmp_path):
+    monkeypatch.setattr(lowering, "LARGEST", 100)
+    with pytest.raises(UnsupportedModelError, match="one ONNX file holds at most 100"):
+        TARGET.lower({"forward": imported(lambda m, x: m.conv(x))}, None, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_symbolic_batch_runs_at_its_example_size(lower, imports):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(6, 6, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(x).relu() + x
+
+    x = torch.randn(X)
+    lowered = lower(TARGET, imports(Block(), x, dynamic_shapes=({0: torch.export.Dim("n", min=1, max=8)},)))
+    assert lowered.error(x) < 1e-5
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x).relu()
+
+
+@pytest.fixture
+def profile():
+    return dataclasses.replace(load_profile("host"), targets=("onnxruntime",))
+
+
+def test_what_the_sdk_says_meanwhile_stays_off_the_terminal(capfd, caplog):
+    with quiet():
+        print("Translate the graph into ONNX")  # noqa: T201
+        warnings.warn("deprecated", FutureWarning, stacklevel=1)
+        logging.getLogger("onnxscript.optimizer").error("a tensor is too large to fold")
+    assert capfd.readouterr() == ("", "") and not caplog.records
+
+
+def test_several_methods_are_refused(tmp_path):
+    graph = imported(lambda m, x: m.conv(x))
+    with pytest.raises(UnsupportedModelError, match="holds one method, not forward_t1, forward_t5"):
+        TARGET.lower({"forward_t1": graph, "forward_t5": graph}, None, tmp_path)
+
+
+def test_a_compile_is_verified_in_the_runtime(profile, tmp_path):
+    artifact = edgewright.compile(Net().eval(), profile, inputs=torch.randn(1, 3, 8, 8), out=tmp_path / "out")
+    assert artifact.manifest["verification"]["runtime"] == "onnxruntime"
+    assert artifact.manifest["verification"]["passed"] and artifact.manifest["files"] == [
+        "model.onnx",
+        "io.json",
+    ]
+
+
+def test_a_plan_that_quantizes_is_refused(profile, tmp_path):
+    plan, x = Plan((Decision("segment:conv", "precision", "int8"),)), torch.randn(1, 3, 8, 8)
+    with pytest.raises(UnsupportedModelError, match="'onnxruntime' cannot quantize yet"):
+        edgewright.compile(
+            Net().eval(), profile, plan=plan, inputs=x, out=tmp_path / "out", calibration=[(x,)]
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_ends_with_3_on_a_plan_that_quantizes(tmp_path, capsys):
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def net():\n    return nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), (torch.randn(1, 3, 8, 8),)\n"
+        "def batches():\n    return [(torch.randn(1, 3, 8, 8),)]\n"
+    )
+    (tmp_path / "plan.txt").write_text("# edgewright plan 1\nsegment:0 precision int8\n")
+    model, out = f"{tmp_path / 'net.py'}:net", tmp_path / "out"
+    options = ["--plan", str(tmp_path / "plan.txt"), "--calibration", f"{tmp_path / 'net.py'}:batches"]
+    code = main(
+        ["compile", model, "--profile", "host", "--target", "onnxruntime", "--out", str(out), *options]
+    )
+    assert code == 3 and "cannot quantize yet" in capsys.readouterr().err and not out.exists()

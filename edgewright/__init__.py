@@ -1,4 +1,4 @@
-"""The front door: compile, profile and search a model in one call each.
+"""The front door: compile, profile, calibrate and search a model in one call each.
 
     import edgewright as ew
 
@@ -13,14 +13,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgewright.averaging import average
+    from edgewright.calibration import calibrate
     from edgewright.compilation import compile
     from edgewright.explanation import explain
     from edgewright.profiling import profile
     from edgewright.searching import search
 
-__all__ = ["compile", "explain", "profile", "search"]
+__all__ = ["average", "calibrate", "compile", "explain", "profile", "search"]
 
 _HOME = {
+    "average": "edgewright.averaging",
+    "calibrate": "edgewright.calibration",
     "compile": "edgewright.compilation",
     "explain": "edgewright.explanation",
     "profile": "edgewright.profiling",

@@ -34,6 +34,9 @@ def _mark_folder(item):
     if folder in NEEDS_SDK and not marked & {"core", "device"}:
         item.add_marker(pytest.mark.target)
         marked.add("target")
+    if folder == "methods":  # every published method: minutes, and `make test` has them
+        item.add_marker(pytest.mark.methods)
+        return
     if not marked & {"target", "device", "slow", "core"}:
         item.add_marker(pytest.mark.core)
 

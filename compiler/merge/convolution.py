@@ -194,12 +194,36 @@ def _convolution(w: Writer, at: Ref, lead: Dim, taps: TapMap, axes: tuple[Axis, 
 
 
 def _pad(w: Writer, at: Ref, shape: tuple[Dim, ...], pads: tuple[tuple[int, int], ...], mode: str) -> Ref:
+    if mode == ZEROS:
+        at = _cropped(w, at, shape, pads)
+        pads = tuple((max(left, 0), max(right, 0)) for left, right in pads)
+        if not any(map(any, pads)):
+            return at
     flat = tuple(v for pair in reversed(pads) for v in pair)
     if mode == ZEROS:
         return w.op("aten.constant_pad_nd.default", shape, {"self": at, "pad": flat, "value": 0.0})
     if min(flat) < 0:
         raise Refusal(f"a kernel that leaves out the border of an image padded by {mode}")
     return w.op("aten.pad.default", shape, {"self": at, "pad": flat, "mode": mode, "value": None})
+
+
+def _cropped(w: Writer, at: Ref, shape: tuple[Dim, ...], pads: tuple[tuple[int, int], ...]) -> Ref:
+    """Cut what negative padding takes away: few runtimes pad by less than nothing."""
+    sizes = [_grown(d, -left - right) for d, (left, right) in zip(shape[2:], pads, strict=True)]
+    for axis, (left, right) in enumerate(pads):
+        start, cut = max(-left, 0), max(-left, 0) + max(-right, 0)
+        if cut:
+            end = _grown(sizes[axis], start - cut)
+            sizes[axis] = _grown(sizes[axis], -cut)
+            operands: dict[str, Operand] = {
+                "self": at,
+                "dim": axis + 2,
+                "start": start,
+                "end": end,
+                "step": 1,
+            }
+            at = w.op("aten.slice.Tensor", (*shape[:2], *sizes), operands)
+    return at
 
 
 def _grown(dim: Dim, by: int) -> Dim:

@@ -149,6 +149,10 @@ def _struck(regions: Regions, chain: list[Value]) -> Iterator[Attempt]:
 
 def _cuts(regions: Regions, pieces: list[Piece], price: Price) -> Iterator[Attempt]:
     computing = [p for p in pieces if p.program is not None or not regions.affine.nodes[p.exit].relabels]
+    for piece in computing:  # an operation that stands for several may have another form by itself
+        if piece.program is None and regions.affine.nodes[piece.exit].inside:
+            before = pieces[: pieces.index(piece) + 1]
+            yield from _reason(regions, pieces[0].entry, piece.exit, sum(p.cost for p in before), price)
     if len(computing) < 2:
         return
     entry, told = pieces[0].entry, False
@@ -165,7 +169,10 @@ def _cuts(regions: Regions, pieces: list[Piece], price: Price) -> Iterator[Attem
 
 def _reason(regions: Regions, entry: Value, exit_: Value, chosen: float, price: Price) -> Iterator[Attempt]:
     """Yield why a region was not emitted as one: refused, or dearer than the `chosen` cut."""
-    computing = sum(not regions.affine.nodes[v].relabels for v in regions.affine.between(entry, exit_))
+    values = regions.affine.between(entry, exit_)
+    computing = sum(
+        1 + len(n.inside) for n in map(regions.affine.nodes.__getitem__, values) if not n.relabels
+    )
     if computing < 2:
         return
     if (entry, exit_) in regions.struck:

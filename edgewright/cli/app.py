@@ -46,13 +46,17 @@ def compile_command(
     ] = None,
     tokens: options.Tokens = None,
     max_bytes: options.MaxBytes = None,
+    device: options.PricingDevice = None,
+    database: options.Database = None,
     as_json: options.Json = False,
 ) -> None:
     """Compile a model, verify it in its own runtime and write an artifact folder."""
     with working("compile") as progress:
         progress("start")
         from edgewright.compilation import compile
+        from edgewright.latency import load_table
 
+        table = load_table(options.database_url(database), profile, target, device) if device else None
         artifact = compile(
             model,
             profile,
@@ -68,6 +72,7 @@ def compile_command(
             max_fallback=max_fallback,
             tokens=options.read_tokens(tokens),
             max_bytes=options.read_bytes(max_bytes),
+            table=table,
             progress=progress,
         )
     emit_json(artifact.manifest) if as_json else show.artifact(artifact)

@@ -77,6 +77,13 @@ Database = Annotated[
         metavar="URL", help="Where measurements are kept; an SQLite file in the XDG data folder by default."
     ),
 ]
+PricingDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="Price merges by what `calibrate` measured on this device; by the roofline prior without.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="local, or a device from `edgewright devices`.")]
 
 

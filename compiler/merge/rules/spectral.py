@@ -38,7 +38,7 @@ _LINEAR = (
     "aten.view_as_real.default",
 )
 _PICKS = tuple(f"aten.{k}" for k in ("select.int", "unsqueeze.default", "slice.Tensor", "index.Tensor"))
-_MOST = 512  # columns a probe measures one by one
+_MOST = 8192  # columns a probe measures one by one
 
 
 @dataclass(frozen=True)

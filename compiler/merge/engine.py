@@ -35,6 +35,7 @@ from compiler.merge.report import attempts_of
 from compiler.passes.common import share_computations
 from compiler.passes.dead_code import dead_code
 from compiler.passes.neutral import drop_neutral
+from compiler.passes.share import share
 
 _ROUNDS = 4
 
@@ -58,7 +59,7 @@ def merge(
         attempts = [a for a in attempts if a.outcome is Outcome.MERGED] + found
         if all(a.outcome is not Outcome.MERGED for a in found):
             break
-    return restored(drop_neutral(graph)), (*attempts, *live_weights(graph))
+    return restored(share(drop_neutral(graph))), (*attempts, *live_weights(graph))
 
 
 def certain_merges(graph: Graph, prior: Roofline, keep: Collection[str] = ()) -> tuple[Graph, list[Attempt]]:

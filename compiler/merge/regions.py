@@ -144,6 +144,7 @@ class Regions:
             for _, value in self.graph.node(name).values():
                 weight = self.graph.constant(value)
                 others = [r.name for r in self.graph.users(value.node) if r.name not in inside]
+                others = [r for r in others if not self._same_fold(entry, exit_, name, r)]
                 if weight is not None and weight.numel() > max(weight.shape, default=1) and others:
                     size = weight.numel() * weight.element_size()
                     raise Refusal(
@@ -151,6 +152,26 @@ class Regions:
                         "would be stored a second time",
                         name,
                     )
+
+    def _same_fold(self, entry: Value, exit_: Value, name: str, other: str) -> bool:
+        """Tell whether another reader of a weight folds into the very same weight: they stay one."""
+        nodes = self.affine.nodes
+        here, there = exit_, Value(other)
+        if name != exit_.node or self.type(here) != self.graph.node(other).type:
+            return False
+        while here != entry:
+            if here not in nodes or there not in nodes or self._call(here) != self._call(there):
+                return False
+            if len(nodes[here].terms) != 1 or len(nodes[there].terms) != 1:
+                return False
+            here, there = nodes[here].terms[0], nodes[there].terms[0]
+        return self.type(here) == self.type(there)
+
+    def _call(self, value: Value) -> tuple[object, ...]:
+        """Return an operation with everything it is called with but its data."""
+        node = self.graph.node(value.node)
+        data = self.affine.nodes[value].terms
+        return node.op, tuple((k, o) for k, o in node.operands if o not in data)
 
     def _check_wanted(self, entry: Value, exit_: Value, program: Program) -> None:
         names = [v.node for v in self.affine.between(entry, exit_)]

@@ -8,6 +8,7 @@ from compiler.ir.graph import Graph
 from compiler.passes.canonicalize import canonicalize
 from compiler.passes.common import share_computations
 from compiler.passes.copies import resolve_copies
+from compiler.passes.dead_channels import drop_dead_channels
 from compiler.passes.dead_code import dead_code
 from compiler.passes.factor import factor_out
 from compiler.passes.fold_weights import fold_weights
@@ -29,4 +30,5 @@ PIPELINE: tuple[tuple[str, Pass], ...] = (
     ("share_computations", share_computations),
     ("factor_out", factor_out),
     ("dead_code", dead_code),
+    ("drop_dead_channels", drop_dead_channels),
 )

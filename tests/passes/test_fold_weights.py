@@ -233,6 +233,19 @@ def test_a_shared_generator_counts_for_its_share() -> None:
     assert stored_bytes(folded(graph, load_time=True)) == 4 * (600 * 600 + 4 * 600)
 
 
+def test_a_reader_that_is_built_leaves_its_share_to_the_others() -> None:
+    class OneLarge(Masks):
+        def __init__(self) -> None:
+            super().__init__(3, 600)
+            self.mask = nn.Parameter(torch.randn(600, 600))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.linear(super().forward(x), self.weight * self.mask)
+
+    places = placements(unfolded(OneLarge(), torch.randn(2, 600)), load_time=True)
+    assert [p.place for p in places] == [Place.BUILD] * 4, "a third of the weight each, no more a quarter"
+
+
 def test_a_constant_that_is_stored_anyway_costs_a_generator_nothing() -> None:
     class Reused(nn.Module):
         def __init__(self) -> None:

@@ -120,6 +120,11 @@ def two_readers(m: Head, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 REFUSED: dict[str, tuple[Forward, str, str]] = {
     "a factor of unknown sign": (gated, "cannot be shown to be positive", "mul"),
     "a negative factor": (lambda m, x: m.projection(x) * -2.0, "-2.0 cannot be shown to be positive", "mul"),
+    "a floor below zero": (
+        lambda m, x: m.projection(x) / x.sum(1, keepdim=True).clamp_min(-1.0),
+        "clamp_min cannot be shown to be not negative",
+        "div",
+    ),
     "another axis": (lambda m, x: m.projection(x).softmax(0), "softmax is along another axis", "softmax"),
     "one vector": (lambda m, x: m.projection(x)[0].softmax(-1), "has rank 1", "softmax"),
     "one score": (lambda m, x: m.projection(x)[:, :1].sigmoid(), "a single score a row", "sigmoid"),

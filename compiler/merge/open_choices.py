@@ -21,7 +21,7 @@ from compiler.merge.path import starts
 from compiler.merge.regions import Regions
 
 # The prior is off by up to this factor on what runtimes have no fast kernel for.
-_OUT_OF_REACH = 8.0
+_OUT_OF_REACH = 12.0
 
 
 def open_kernels(

@@ -75,16 +75,10 @@ def import_program(program: ExportedProgram) -> Graph:
     """Import an exported program, decomposed or not; raises UnsupportedModelError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = program.run_decompositions(_decompositions())
+        program = program.run_decompositions({})
     graph = _Import(program).run()
     verify(graph)
     return graph
-
-
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    """Return what is taken apart on import: an einsum, which no runtime has a kernel for."""
-    einsum = torch.ops.aten.einsum.default
-    return {einsum: torch.export.default_decompositions()[einsum]}
 
 
 class _Import:

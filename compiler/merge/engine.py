@@ -22,6 +22,7 @@ from compiler.ir.graph import Graph, Value
 from compiler.merge.apply import apply_program
 from compiler.merge.associate import associate
 from compiler.merge.attempt import Attempt, Outcome, Refusal
+from compiler.merge.contraction import contract
 from compiler.merge.fan_out import absorb_fan_out
 from compiler.merge.gauge import along_streams, through_activations
 from compiler.merge.live_weights import live_weights
@@ -51,12 +52,14 @@ def merge(
     `table` holds what the device at hand was measured to take; where it knows too little, `prior`
     decides. Sites in `keep` stay as they are.
     """
-    graph, attempts = exposed(graph), list[Attempt]()
+    graph, attempts = contract(graph, prior)
+    graph, orders = exposed(graph), tuple(attempts)
     if table is not None:
-        graph, attempts = certain_merges(graph, prior, keep)
+        graph, certain = certain_merges(graph, prior, keep)
+        attempts += certain
     for _ in range(_ROUNDS):
         graph, found = _round(graph, prior, lambda g: Regions(g, prior, table, keep))
-        attempts = [a for a in attempts if a.outcome is Outcome.MERGED] + found
+        attempts = [a for a in attempts if a.outcome is Outcome.MERGED or a in orders] + found
         if all(a.outcome is not Outcome.MERGED for a in found):
             break
     return restored(share(drop_neutral(graph))), (*attempts, *live_weights(graph))

@@ -15,6 +15,7 @@ from compiler.merge.affine_ops import AffineNode, Rule
 from compiler.merge.attempt import Refusal
 from compiler.merge.blocks import Blocks
 from compiler.merge.form import Form, grid_of
+from compiler.merge.moves import in_front
 from compiler.merge.shift import Shift, plus, push
 from compiler.merge.sizes import constant
 from compiler.merge.tap_map import TapMap
@@ -27,8 +28,8 @@ def node_of(graph: Graph, node: Node, source: Value, build: Build) -> AffineNode
     type_ = graph.type_of(source)
 
     def apply(forms: Sequence[Form]) -> Form:
-        form = on_grid(forms[0], type_)
-        return mapped(form, build, node.type)
+        form = forms[0] if forms[0].arrangement is None else in_front(graph, forms[0])
+        return mapped(on_grid(form, type_), build, node.type)
 
     return AffineNode((source,), apply)
 

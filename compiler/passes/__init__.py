@@ -12,6 +12,7 @@ from compiler.passes.dead_channels import drop_dead_channels
 from compiler.passes.dead_code import dead_code
 from compiler.passes.factor import factor_out
 from compiler.passes.fold_weights import fold_weights
+from compiler.passes.lookup import fold_lookups
 from compiler.passes.neutral import drop_neutral
 from compiler.passes.products import unify_products
 from compiler.passes.share import share
@@ -30,5 +31,6 @@ PIPELINE: tuple[tuple[str, Pass], ...] = (
     ("share_computations", share_computations),
     ("factor_out", factor_out),
     ("dead_code", dead_code),
+    ("fold_lookups", fold_lookups),
     ("drop_dead_channels", drop_dead_channels),
 )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from compiler.evaluate import evaluate
 from tests.models.small import compile_graph, error
 
 pytestmark = pytest.mark.core
@@ -146,3 +148,39 @@ class Product(nn.Module):
 def test_a_product_with_a_weight_is_a_linear_unless_the_weight_would_be_stored_twice() -> None:
     assert compiled(Product(False), torch.randn(3, 6)) == {"linear": 1, "tanh": 1}
     assert compiled(Product(True), torch.randn(3, 6)) == {"matmul": 1, "linear": 1, "tanh": 2}
+
+
+class Lookup(nn.Module):
+    """Tokens through a table and one or two linear layers; `tied` reads the table again."""
+
+    def __init__(self, width: int, *, tied: bool = False, layers: int = 1) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 6)
+        sizes = [6, *(width,) * layers]
+        self.layers = nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(sizes)))
+        self.tied = tied
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        y = torch.tanh(self.layers(self.table(tokens)))
+        return y @ self.table.weight.mT if self.tied else y
+
+
+TOKENS = torch.tensor([[3, 1, 4, 15], [9, 2, 6, 5]])
+
+
+def looked_up(module: nn.Module) -> dict[str, int]:
+    torch.manual_seed(1)
+    module = module.double().eval()
+    graph = compile_graph(module, TOKENS)
+    with torch.no_grad():
+        assert torch.allclose(evaluate(graph, [TOKENS])[0], module(TOKENS), rtol=0, atol=1e-12)
+    return {op.split(".")[1]: count for op, count in graph.histogram().items()}
+
+
+def test_linear_layers_behind_a_lookup_become_its_table() -> None:
+    assert looked_up(Lookup(6, layers=2)) == {"embedding": 1, "tanh": 1}
+
+
+def test_a_table_that_would_grow_or_is_tied_stays() -> None:
+    assert looked_up(Lookup(40))["linear"] == 1
+    assert looked_up(Lookup(6, tied=True)) == {"embedding": 1, "linear": 2, "tanh": 1}

@@ -7,18 +7,15 @@ above the limit, 130 interrupted.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from types import FrameType
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
 import typer
 
 from compiler.errors import EdgewrightError
+from edgewright.cli.interrupt import terminable
 from edgewright.cli.output import emit_error
 
 INTERRUPTED = 130
@@ -62,26 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     from edgewright.cli.app import app
 
-    with _terminable():
+    with terminable():
         result = typer.main.get_command(app).main(arguments, prog_name="edgewright", standalone_mode=False)
     code = result if isinstance(result, int) else 0
     if code == INTERRUPTED:  # typer turns Ctrl-C into a silent exit
         raise KeyboardInterrupt
     return code
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let a polite kill clean up as Ctrl-C does; only the main thread may set a signal's handler."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt

@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from edgewright.cli.interrupt import check
+
 ERROR_SCHEMA = "edgewright.error/1"
 WIDTH = 110  # of tables that go to a file or a pipe
 
@@ -63,11 +65,20 @@ def working(label: str) -> Iterator[Callable[[str], None]]:
     """
     console = Console(file=sys.stderr, highlight=False)
     start = time.monotonic()
+
+    def line(message: str) -> None:
+        check()
+        text = f"{time.monotonic() - start:7.1f} s  {label}: {message}"
+        console.print(text, markup=False, soft_wrap=True)
+
     with contextlib.redirect_stdout(sys.stderr):
         if not console.is_terminal:
-            yield lambda message: console.print(
-                f"{time.monotonic() - start:7.1f} s  {label}: {message}", markup=False, soft_wrap=True
-            )
+            yield line
             return
         with console.status(label) as status:
-            yield lambda message: status.update(f"{label}: {message}".replace("[", "\\["))
+
+            def live(message: str) -> None:
+                check()
+                status.update(f"{label}: {message}".replace("[", "\\["))
+
+            yield live

@@ -64,7 +64,6 @@ MERGES = (
         lambda: layer(live=6),
         STAYS,
         settings={"macs": ROWS * 6 * (14 + 9)},
-        gap="channels that are always zero are not dropped",
     ),
 )
 REFUSALS = (

@@ -58,7 +58,6 @@ MERGES = (
         lambda: stack(1),
         after(2),
         settings={"constants": 4},
-        gap="equal folds of one shared weight are not seen to be equal",
     ),
 )
 REFUSALS = (

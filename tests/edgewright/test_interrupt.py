@@ -1,0 +1,27 @@
+"""A request to stop that Python swallowed is raised again at the next step."""
+
+import signal
+
+import pytest
+
+from edgewright.cli.interrupt import check, terminable
+from edgewright.cli.output import working
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_lost_request_ends_the_next_step(number, capsys):
+    with terminable(), working("compile") as progress:
+        progress("lower")
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        # Nobody passed it on, as when it was raised inside a finaliser.
+        with pytest.raises(KeyboardInterrupt):
+            progress("verify")
+    assert "verify" not in capsys.readouterr().err
+
+
+def test_the_next_command_starts_afresh():
+    with terminable(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    with terminable():
+        check()

@@ -15,10 +15,8 @@ from torch.export import ExportedProgram
 
 from compiler.errors import UnsupportedModelError
 from compiler.frontends.blame import blame
-from compiler.frontends.torch_export import _Import
+from compiler.frontends.torch_export import import_program
 from compiler.ir.graph import Graph
-from compiler.ir.schema import is_random, op_name
-from compiler.ir.verify import verify
 
 
 def import_stochastic(
@@ -31,9 +29,7 @@ def import_stochastic(
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = model if isinstance(model, ExportedProgram) else _exported(model, args, kwargs)
-        graph = _StochasticImport(program.run_decompositions({})).run()
-    verify(graph)
-    return graph
+    return import_program(program, draws=True)
 
 
 def _exported(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedProgram:
@@ -41,11 +37,3 @@ def _exported(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
         return torch.export.export(model, args, dict(kwargs))
     except Exception as error:  # torch.export raises anything the user's forward raises
         raise UnsupportedModelError(blame(error)) from error
-
-
-class _StochasticImport(_Import):
-    """An import that lets random draws pass."""
-
-    def _refuse(self, node: Any, name: str) -> None:
-        if not is_random(op_name(node.target)):
-            super()._refuse(node, name)

@@ -71,12 +71,16 @@ class _Callable(torch.nn.Module):
         self.forward = function
 
 
-def import_program(program: ExportedProgram) -> Graph:
-    """Import an exported program, decomposed or not; raises UnsupportedModelError."""
+def import_program(program: ExportedProgram, draws: bool = False) -> Graph:
+    """Import an exported program, decomposed or not; raises UnsupportedModelError.
+
+    With `draws`, operations that draw random numbers are let in: nothing compiles them, but they can be
+    taken away (`compiler.frontends.stochastic`).
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = program.run_decompositions({})
-    graph = _Import(program).run()
+    graph = _Import(program, draws).run()
     verify(graph)
     return graph
 
@@ -84,8 +88,9 @@ def import_program(program: ExportedProgram) -> Graph:
 class _Import:
     """One walk over an exported program; lives only inside `import_program`."""
 
-    def __init__(self, program: ExportedProgram) -> None:
+    def __init__(self, program: ExportedProgram, draws: bool = False) -> None:
         self.program = program
+        self.draws = draws
         self.editor = Editor()
         self.symbols = Symbols(program)
         self.values: dict[str, Operand] = {}  # FX name -> operand; multi-output ops stand as tuples
@@ -183,7 +188,7 @@ class _Import:
             )
         drops = name in ("dropout", "feature_dropout", "alpha_dropout") and not _flag(node, "train", 2)
         whole = name == "scaled_dot_product_attention" and not _flag(node, "dropout_p", 4)
-        if is_random(op_name(node.target)) and not drops and not whole:
+        if is_random(op_name(node.target)) and not (drops or whole or self.draws):
             raise UnsupportedModelError(f"{name} draws random numbers in eval: {_where(node)}")
         if name in _DATA_DEPENDENT:
             raise UnsupportedModelError(f"the result of {name} depends on data: {_where(node)}")

@@ -95,6 +95,11 @@ class Editor:
             Node(name, Kind.OP, op, normalize(op, (), operands), tuple(types), origin, source), before
         )
 
+    def ahead_of(self, node: Node, op: str, operands: Mapping[str, Operand], *types: TensorType) -> Value:
+        """Add an operation in front of a node on behalf of its module; the node's own types by default."""
+        made = types or node.types
+        return self.op(op, operands, made, origin=node.origin, source=node.source, before=node.name)
+
     def write(self, state: Value, value: Value) -> None:
         """Add the effect of storing `value` in `state` when the graph ends."""
         self.add(

@@ -16,8 +16,7 @@ from functools import cache
 from compiler.cost.counts import counts
 from compiler.cost.roofline import Roofline
 from compiler.ir.edit import Editor
-from compiler.ir.graph import Graph, Kind, Node, Operand, TensorType, Value
-from compiler.ir.schema import normalize
+from compiler.ir.graph import Graph, Kind, Node, TensorType, Value
 from compiler.merge.attempt import Attempt, Outcome, Work
 from compiler.merge.sizes import sizes
 from compiler.passes.fold_weights import fold_weights
@@ -50,7 +49,9 @@ Tree = int | tuple["Tree", "Tree"]
 def associate(graph: Graph, prior: Roofline) -> tuple[Graph, list[Attempt]]:
     """Return the graph with every chain of matrix products in its cheapest order, and the attempts."""
     attempts: list[Attempt] = []
-    for original in graph.ops():
+    editor, changed, order = Editor(graph), False, graph.ops()
+    graph = editor.graph
+    for original in order:
         if original.name not in graph:
             continue
         node = graph.node(original.name)
@@ -63,10 +64,10 @@ def associate(graph: Graph, prior: Roofline) -> tuple[Graph, list[Attempt]]:
         better = after < before * (1 - 1e-9)
         attempts.append(_attempt(graph, node, chain, best if better else chain.tree, before, after, better))
         if better:
-            editor = Editor(graph)
             _emit(editor, node, chain, best)
-            graph = fold_weights(editor.finish())
-    return graph, attempts
+            changed = True
+    graph = editor.finish()
+    return (fold_weights(graph) if changed else graph), attempts
 
 
 def _chain(graph: Graph, node: Node) -> Chain | None:
@@ -205,11 +206,9 @@ def _emit(editor: Editor, node: Node, chain: Chain, tree: Tree) -> None:
 
     value = made(tree)[0]
     if chain.scale != 1:
-        value = _op(editor, node, "aten.mul.Tensor", {"self": value, "other": chain.scale}, node.type)
+        value = editor.ahead_of(node, "aten.mul.Tensor", {"self": value, "other": chain.scale})
     if editor.graph.type_of(value) != node.type:
-        value = _op(
-            editor, node, "aten.reshape.default", {"self": value, "shape": node.type.shape}, node.type
-        )
+        value = editor.ahead_of(node, "aten.reshape.default", {"self": value, "shape": node.type.shape})
     editor.replace_uses(node.value, value)
     editor.remove_unread([node.name])
 
@@ -220,21 +219,16 @@ def _product(editor: Editor, node: Node, left, right, shape: tuple[int, ...]) ->
         a = _transposed(editor, node, a)
     type_ = TensorType(shape, node.type.dtype)
     if right[3] and not left[2]:
-        return _op(editor, node, "aten.linear.default", {"input": a, "weight": b, "bias": None}, type_)
+        return editor.ahead_of(node, "aten.linear.default", {"input": a, "weight": b, "bias": None}, type_)
     if right[3]:
         b = _transposed(editor, node, b)
-    return _op(editor, node, "aten.matmul.default", {"self": a, "other": b}, type_)
+    return editor.ahead_of(node, "aten.matmul.default", {"self": a, "other": b}, type_)
 
 
 def _transposed(editor: Editor, node: Node, value: Value) -> Value:
     shape = editor.graph.type_of(value).shape
     type_ = TensorType((shape[1], shape[0]), node.type.dtype)
-    return _op(editor, node, "aten.permute.default", {"self": value, "dims": (1, 0)}, type_)
-
-
-def _op(editor: Editor, node: Node, op: str, operands: dict[str, Operand], type_: TensorType) -> Value:
-    filled = dict(normalize(op, (), operands))
-    return editor.op(op, filled, (type_,), origin=node.origin, source=node.source, before=node.name)
+    return editor.ahead_of(node, "aten.permute.default", {"self": value, "dims": (1, 0)}, type_)
 
 
 def _attempt(

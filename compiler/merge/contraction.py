@@ -18,7 +18,6 @@ from compiler.cost.counts import counts
 from compiler.cost.roofline import Roofline
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, Operand, TensorType, Value
-from compiler.ir.schema import normalize
 from compiler.merge.attempt import Attempt, Outcome, Work
 from compiler.passes.dead_code import dead_code
 from compiler.passes.fold_weights import fold_weights
@@ -53,8 +52,9 @@ Tree = int | tuple["Tree", "Tree"]
 def contract(graph: Graph, prior: Roofline) -> tuple[Graph, list[Attempt]]:
     """Return the graph with every einsum as matrix products in the cheapest order, and the attempts."""
     attempts: list[Attempt] = []
-    changed = False
-    for original in graph.ops():
+    editor, changed, order = Editor(graph), False, graph.ops()
+    graph = editor.graph
+    for original in order:
         if original.name not in graph or original.op != _EINSUM:
             continue
         node = graph.node(original.name)
@@ -68,9 +68,10 @@ def contract(graph: Graph, prior: Roofline) -> tuple[Graph, list[Attempt]]:
         better = cost(best) < cost(found.tree) * (1 - 1e-9)
         if len(found.parts) > 2:
             attempts.append(_attempt(node, found, cost(found.tree), cost(best), better))
-        graph = dead_code(_emit(graph, node, found, best if better else found.tree))
+        _emit(editor, node, found, best if better else found.tree)
         changed = True
-    return (unify_products(fold_weights(graph)) if changed else graph), attempts
+    graph = editor.finish()
+    return (unify_products(dead_code(fold_weights(graph))) if changed else graph), attempts
 
 
 def _inner(graph: Graph, node: Node) -> bool:
@@ -181,13 +182,9 @@ def _cheapest(found: Contraction, cost: Cost) -> Tree:
     return best(tuple(range(len(found.parts))))
 
 
-def _emit(graph: Graph, node: Node, found: Contraction, tree: Tree) -> Graph:
-    editor = Editor(graph)
-
+def _emit(editor: Editor, node: Node, found: Contraction, tree: Tree) -> None:
     def op(name: str, operands: dict[str, Operand], shape: tuple[int, ...]) -> Value:
-        filled = dict(normalize(name, (), operands))
-        type_ = TensorType(shape, node.type.dtype)
-        return editor.op(name, filled, (type_,), origin=node.origin, source=node.source, before=node.name)
+        return editor.ahead_of(node, name, operands, TensorType(shape, node.type.dtype))
 
     def shape(indices: Sequence[int]) -> tuple[int, ...]:
         return tuple(found.sizes[i] for i in indices)
@@ -225,7 +222,6 @@ def _emit(graph: Graph, node: Node, found: Contraction, tree: Tree) -> Graph:
     value, indices = made(tree)
     editor.replace_uses(node.value, ordered(value, indices, found.out))
     editor.remove_unread([node.name])
-    return editor.finish()
 
 
 def _attempt(node: Node, found: Contraction, before: float, after: float, better: bool) -> Attempt:

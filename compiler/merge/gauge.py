@@ -17,7 +17,6 @@ import torch
 
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, Value
-from compiler.ir.schema import normalize
 from compiler.merge.affine_ops import affine
 from compiler.merge.attempt import Attempt, Outcome, Refusal
 from compiler.merge.form import entry_form, settled
@@ -35,7 +34,7 @@ def through_activations(graph: Graph) -> Graph:
         if source is None:
             continue
         inner = dict(node.operands) | {"self": source.operand("self")}
-        bare = editor.op(node.op, inner, node.types, origin=node.origin, source=node.source, before=node.name)
+        bare = editor.ahead_of(node, node.op, inner)
         outer = dict(source.operands) | {"self": bare}
         value = editor.op(source.op, outer, node.types, origin=source.origin, before=node.name)
         editor.replace_uses(node.value, value)
@@ -77,7 +76,9 @@ class End:
 def along_streams(graph: Graph) -> tuple[Graph, list[Attempt]]:
     """Return the graph without the scales at the end of its residual streams, and the attempts."""
     attempts: list[Attempt] = []
-    for node in graph.ops():
+    editor, order = Editor(graph), graph.ops()
+    graph = editor.graph
+    for node in order:
         if node.name not in graph:
             continue
         end = _end(graph, graph.node(node.name))
@@ -85,14 +86,14 @@ def along_streams(graph: Graph) -> tuple[Graph, list[Attempt]]:
             continue
         try:
             stream = _stream(graph, end)
-            graph = _rewritten(graph, end, stream)
+            _rewrite(editor, end, stream)
         except Refusal as refusal:
             if not refusal.quiet:
                 attempts.append(_attempt(end, Outcome.REFUSED, refusal.reason, refusal.node))
             continue
         reason = f"{len(stream.writers)} writers and {len(stream.readers)} readers of the stream absorb it"
         attempts.append(_attempt(end, Outcome.MERGED, reason, ""))
-    return graph, attempts
+    return editor.finish(), attempts
 
 
 def _end(graph: Graph, node: Node) -> End | None:
@@ -200,15 +201,15 @@ def _moved_on(graph: Graph, value: Value, axis: int, node: Node) -> tuple[Value,
     return (node.value, form.axis) if whole and form.taps.diagonal else None
 
 
-def _rewritten(graph: Graph, end: End, stream: Stream) -> Graph:
+def _rewrite(editor: Editor, end: End, stream: Stream) -> None:
     """Scale writers and readers and drop the end; raises Refusal where a weight is not theirs alone."""
+    graph = editor.graph
     for node in (*stream.writers.values(), *stream.readers.values()):
         for name in ("weight", "bias"):
             value = node.operand(name)
             if value is not None and (graph.constant(value) is None or len(graph.uses(value)) != 1):
                 raise Refusal("a weight on the stream is shared, and would be stored twice", node.name)
     last = _last_writer(graph, end, stream) if end.shift is not None else None
-    editor = Editor(graph)
     for name in {**stream.writers, **stream.readers}:
         node = editor.graph.node(name)
         rows = end.scale if name in stream.writers else None
@@ -217,7 +218,6 @@ def _rewritten(graph: Graph, end: End, stream: Stream) -> Graph:
     final = end.nodes[-1] if last is not None or end.shift is None else end.nodes[0]
     editor.replace_uses(final.value, end.value)
     editor.remove_unread([final.name])
-    return editor.finish()
 
 
 def _last_writer(graph: Graph, end: End, stream: Stream) -> str | None:
@@ -258,8 +258,7 @@ def _scale(
         if tensor is not None:
             stored = tensor.to(weight.dtype).contiguous()
             operands[name] = editor.constant(stored, f"{node.name}_{name}", node.origin, before=node.name)
-    filled = dict(normalize(node.op, (), operands))
-    value = editor.op(node.op, filled, node.types, origin=node.origin, source=node.source, before=node.name)
+    value = editor.ahead_of(node, node.op, operands)
     editor.replace_uses(node.value, value)
     editor.remove_unread([node.name])
 

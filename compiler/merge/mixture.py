@@ -15,7 +15,6 @@ from compiler.cost.counts import counts
 from compiler.cost.roofline import Roofline
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, Operand, TensorType, Value
-from compiler.ir.schema import normalize
 from compiler.ir.sums import is_inner, is_sum
 from compiler.ir.sums import terms as addends
 from compiler.merge.attempt import Attempt, Outcome, Work
@@ -35,7 +34,9 @@ class Term:
 def mix_kernels(graph: Graph, prior: Roofline) -> tuple[Graph, list[Attempt]]:
     """Return the graph with every sum of weighted convolutions of one input as one, and the attempts."""
     attempts: list[Attempt] = []
-    for original in graph.ops():
+    editor, order = Editor(graph), graph.ops()
+    graph = editor.graph
+    for original in order:
         if original.name not in graph:
             continue
         node = graph.node(original.name)
@@ -45,8 +46,8 @@ def mix_kernels(graph: Graph, prior: Roofline) -> tuple[Graph, list[Attempt]]:
         before, after = _costs(graph, node, terms, prior)
         attempts.append(_attempt(node, terms, before, after))
         if after < before:
-            graph = _mixed(graph, node, terms)
-    return graph, attempts
+            _mix(editor, node, terms)
+    return editor.finish(), attempts
 
 
 def _mixture(graph: Graph, node: Node) -> list[Term] | None:
@@ -117,8 +118,8 @@ def _ints(type_: TensorType) -> tuple[int, ...]:
     return tuple(d for d in type_.shape if isinstance(d, int))
 
 
-def _mixed(graph: Graph, node: Node, terms: Sequence[Term]) -> Graph:
-    editor = Editor(graph)
+def _mix(editor: Editor, node: Node, terms: Sequence[Term]) -> None:
+    graph = editor.graph
     layer, samples = terms[0].layer, _samples(graph, terms[0])
     op = _writer(editor, node)
     weight = _combined(graph, terms, "weight", samples, op)
@@ -137,7 +138,6 @@ def _mixed(graph: Graph, node: Node, terms: Sequence[Term]) -> Graph:
         value = _reshaped(op, value, node.type)
     editor.replace_uses(node.value, value)
     editor.remove_unread([node.name])
-    return editor.finish()
 
 
 Op = Callable[[str, dict[str, Operand], TensorType], Value]
@@ -145,8 +145,7 @@ Op = Callable[[str, dict[str, Operand], TensorType], Value]
 
 def _writer(editor: Editor, node: Node) -> Op:
     def op(name: str, operands: dict[str, Operand], type_: TensorType) -> Value:
-        filled = dict(normalize(name, (), operands))
-        return editor.op(name, filled, (type_,), origin=node.origin, source=node.source, before=node.name)
+        return editor.ahead_of(node, name, operands, type_)
 
     return op
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, Value
-from compiler.ir.schema import normalize
 
 _NORMS = ("aten.layer_norm.default", "aten.group_norm.default", "aten.rms_norm.default")
 
@@ -22,10 +21,10 @@ def exposed(graph: Graph) -> Graph:
         if not parts:
             continue
         bare = dict(node.operands) | {name: None for name, _ in parts}
-        result = _op(editor, node, node.op, bare)
+        result = editor.ahead_of(node, node.op, bare)
         for name, op in parts:
             other = _along(editor, node, node.operand(name))
-            result = _op(editor, node, op, {"self": result, "other": other})
+            result = editor.ahead_of(node, op, {"self": result, "other": other})
         editor.replace_uses(node.value, result)
         editor.remove_unread([node.name])
     return editor.finish()
@@ -45,7 +44,7 @@ def restored(graph: Graph) -> Graph:
         for name, follower in found.items():
             operands[name] = _flat(editor, node, follower)
         last = list(found.values())[-1]
-        result = _op(editor, last, node.op, operands)
+        result = editor.ahead_of(last, node.op, operands)
         editor.replace_uses(last.value, result)
         editor.remove_unread([last.name])
     return editor.finish()
@@ -110,8 +109,3 @@ def _flat(editor: Editor, node: Node, follower: Node) -> Value:
     if node.op != "aten.group_norm.default" or tensor is None:
         return value
     return editor.constant(tensor.flatten(), f"{value.node}_flat", node.origin, before=node.name)
-
-
-def _op(editor: Editor, node: Node, op: str, operands: dict[str, object]) -> Value:
-    filled = dict(normalize(op, (), operands))
-    return editor.op(op, filled, node.types, origin=node.origin, source=node.source, before=node.name)

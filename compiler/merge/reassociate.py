@@ -65,7 +65,5 @@ def _sum(parts: list[Value], node: Node, editor: Editor) -> Value:
     total = parts[0]
     for term in parts[1:]:
         operands = {"self": total, "other": term}
-        total = editor.op(
-            node.op, operands, node.types, origin=node.origin, source=node.source, before=node.name
-        )
+        total = editor.ahead_of(node, node.op, operands)
     return total

@@ -9,29 +9,30 @@ from __future__ import annotations
 import math
 
 from compiler.ir.edit import Editor
-from compiler.ir.graph import Graph, Node, TensorType, Value
-from compiler.ir.schema import normalize
+from compiler.ir.graph import Graph, Node, Value
 from compiler.ir.sums import is_inner, is_sum, terms
 
 
 def factor_out(graph: Graph) -> Graph:
     """Return the graph with sums of products of one common factor as one product."""
-    for node in graph.ops():
-        if is_sum(graph, node) and not is_inner(graph, node):
-            changed = _factored(graph, node)
-            if changed is not None:
-                return factor_out(changed)
-    return graph
+    editor = Editor(graph)
+    for original in graph.ops():
+        node: Node | None = editor.graph.node(original.name) if original.name in editor.graph else None
+        while node is not None and is_sum(editor.graph, node) and not is_inner(editor.graph, node):
+            node = _factored(editor, node)
+    return editor.finish()
 
 
-def _factored(graph: Graph, node: Node) -> Graph | None:
+def _factored(editor: Editor, node: Node) -> Node | None:
+    """Take one factor out of a sum; return the sum that is left, None where nothing changed."""
+    graph = editor.graph
     addends = terms(graph, node)
     for i, first in enumerate(addends):
         for j in range(i + 1, len(addends)):
             found = _common(graph, first, addends[j])
             if found is not None:
                 rest = [t for k, t in enumerate(addends) if k not in (i, j)]
-                return _rewritten(graph, node, found, rest)
+                return _rewritten(editor, node, found, rest)
     return None
 
 
@@ -55,18 +56,13 @@ def _size(graph: Graph, value: Value) -> int:
     return math.prod(d if isinstance(d, int) else 1 for d in graph.type_of(value).shape)
 
 
-def _rewritten(graph: Graph, node: Node, found: tuple[Value, Value, Value], rest: list[Value]) -> Graph:
-    editor = Editor(graph)
+def _rewritten(editor: Editor, node: Node, found: tuple[Value, Value, Value], rest: list[Value]) -> Node:
+    graph = editor.graph
     factor, a, b = found
-    gates = _op(editor, node, "aten.add.Tensor", {"self": a, "other": b}, graph.type_of(a))
-    total = _op(editor, node, "aten.mul.Tensor", {"self": factor, "other": gates}, node.type)
+    gates = editor.ahead_of(node, "aten.add.Tensor", {"self": a, "other": b}, graph.type_of(a))
+    total = editor.ahead_of(node, "aten.mul.Tensor", {"self": factor, "other": gates}, node.type)
     for term in rest:
-        total = _op(editor, node, "aten.add.Tensor", {"self": term, "other": total}, node.type)
+        total = editor.ahead_of(node, "aten.add.Tensor", {"self": term, "other": total}, node.type)
     editor.replace_uses(node.value, total)
     editor.remove_unread([node.name])
-    return editor.finish()
-
-
-def _op(editor: Editor, node: Node, op: str, operands: dict[str, object], type_: TensorType) -> Value:
-    filled = dict(normalize(op, (), operands))
-    return editor.op(op, filled, (type_,), origin=node.origin, source=node.source, before=node.name)
+    return graph.producer(total)

@@ -11,7 +11,6 @@ import torch
 
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node
-from compiler.ir.schema import normalize
 from compiler.passes.dead_code import dead_code
 
 _EMBEDDING = "aten.embedding.default"
@@ -19,11 +18,11 @@ _EMBEDDING = "aten.embedding.default"
 
 def fold_lookups(graph: Graph) -> Graph:
     """Return the graph with every linear layer behind a lookup folded into its table."""
+    editor = Editor(graph)
     for node in graph.ops():
-        reader = _foldable(graph, node) if node.op == _EMBEDDING else None
-        if reader is not None:  # what follows may fold into the new table too
-            return fold_lookups(dead_code(_folded(graph, node, reader)))
-    return graph
+        while node.op == _EMBEDDING and (reader := _foldable(editor.graph, node)) is not None:
+            node = _folded(editor, node, reader)  # what follows may fold into the new table too
+    return dead_code(editor.finish())
 
 
 def _foldable(graph: Graph, node: Node) -> Node | None:
@@ -40,8 +39,9 @@ def _foldable(graph: Graph, node: Node) -> Node | None:
     return reader if smaller and len(graph.uses(reader.operand("weight"))) == 1 else None
 
 
-def _folded(graph: Graph, node: Node, reader: Node) -> Graph:
-    editor = Editor(graph)
+def _folded(editor: Editor, node: Node, reader: Node) -> Node:
+    """Fold a layer into the table in front of it; return the new lookup."""
+    graph = editor.graph
     table, weight = graph.constant(node.operand("weight")), graph.constant(reader.operand("weight"))
     bias = graph.constant(reader.operand("bias")) if reader.operand("bias") is not None else None
     assert table is not None
@@ -53,10 +53,8 @@ def _folded(graph: Graph, node: Node, reader: Node) -> Graph:
     stored = editor.constant(
         rows.to(table.dtype), f"{node.operand('weight').node}_folded", origin, before=node.name
     )
-    operands = dict(normalize(_EMBEDDING, (), dict(node.operands) | {"weight": stored}))
-    value = editor.op(
-        _EMBEDDING, operands, reader.types, origin=node.origin, source=node.source, before=reader.name
-    )
+    operands = dict(node.operands) | {"weight": stored}
+    value = editor.ahead_of(reader, _EMBEDDING, operands)
     editor.replace_uses(reader.value, value)
     editor.remove_unread([reader.name])
-    return editor.finish()
+    return graph.producer(value)

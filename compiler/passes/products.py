@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Kind, Node
-from compiler.ir.schema import normalize
 
 _PRODUCTS = ("aten.mm.default", "aten.matmul.default")
 
@@ -26,15 +25,8 @@ def unify_products(graph: Graph) -> Graph:
         stored = editor.constant(
             weight.mT.contiguous(), right.node, graph.producer(right).origin, before=node.name
         )
-        operands = dict(normalize("aten.linear.default", (), {"input": left, "weight": stored, "bias": None}))
-        value = editor.op(
-            "aten.linear.default",
-            operands,
-            node.types,
-            origin=node.origin,
-            source=node.source,
-            before=node.name,
-        )
+        operands = {"input": left, "weight": stored, "bias": None}
+        value = editor.ahead_of(node, "aten.linear.default", operands)
         editor.replace_uses(node.value, value)
         editor.remove_unread([node.name])
     return editor.finish()

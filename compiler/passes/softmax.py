@@ -13,7 +13,6 @@ import torch
 
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, TensorType, Value
-from compiler.ir.schema import normalize
 
 _SOFTMAX = ("aten.softmax.int", "aten._softmax.default")
 
@@ -40,7 +39,7 @@ def _one(editor: Editor, node: Node) -> None:
         torch.ones((1,) * node.type.rank, dtype=node.type.dtype), f"{node.name}_one", node.origin
     )
     operands = {"self": one, "size": node.type.shape, "implicit": False}
-    whole = _op(editor, node, "aten.expand.default", operands, node.type)
+    whole = editor.ahead_of(node, "aten.expand.default", operands, node.type)
     editor.replace_uses(node.value, whole)
     editor.remove_unread([node.name])
 
@@ -59,15 +58,15 @@ def _masked(editor: Editor, node: Node) -> None:
     type_ = TensorType((*node.type.shape[:-1], len(kept)), node.type.dtype)
     index = editor.constant(kept, f"{node.name}_kept", node.origin)
     operands = {"self": fill.operand("self"), "dim": node.type.rank - 1, "index": index}
-    logits = _op(editor, node, "aten.index_select.default", operands, type_)
+    logits = editor.ahead_of(node, "aten.index_select.default", operands, type_)
     inner = dict(node.operands) | {"self": logits}
-    probabilities = _op(editor, node, node.op, inner, type_)
+    probabilities = editor.ahead_of(node, node.op, inner, type_)
     for reader, place in picks:
         if dead[place]:
             zero = torch.zeros((1,) * reader.type.rank, dtype=reader.type.dtype)
             stored = editor.constant(zero, f"{reader.name}_zero", reader.origin)
             expand = {"self": stored, "size": reader.type.shape, "implicit": False}
-            value = _op(editor, reader, "aten.expand.default", expand, reader.type)
+            value = editor.ahead_of(reader, "aten.expand.default", expand, reader.type)
         else:
             value = _pick(editor, reader, probabilities, int((kept == place).nonzero()))
         editor.replace_uses(reader.value, value)
@@ -94,9 +93,4 @@ def _picks(graph: Graph, node: Node) -> list[tuple[Node, int]] | None:
 def _pick(editor: Editor, reader: Node, source: Value, place: int) -> Value:
     changed = {"index": place} if reader.op == "aten.select.int" else {"start": place, "end": place + 1}
     operands = dict(reader.operands) | {"self": source} | changed
-    return _op(editor, reader, reader.op, operands, reader.type)
-
-
-def _op(editor: Editor, node: Node, op: str, operands: dict[str, object], type_: TensorType) -> Value:
-    filled = dict(normalize(op, (), operands))
-    return editor.op(op, filled, (type_,), origin=node.origin, source=node.source, before=node.name)
+    return editor.ahead_of(reader, reader.op, operands, reader.type)

@@ -13,7 +13,7 @@ from compiler.ir.graph import Graph, Kind, Node, Value
 from compiler.ir.schema import is_random
 from compiler.merge.affine_ops import affine
 from compiler.merge.attempt import Attempt, Outcome
-from compiler.merge.report import window
+from compiler.merge.describe import window
 from compiler.merge.sizes import constant
 
 _LAYERS = ("aten.conv", "aten.linear.", "aten.embedding.")

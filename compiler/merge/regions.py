@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 
@@ -11,6 +12,7 @@ from compiler.cost.latency_table import LatencyTable
 from compiler.cost.roofline import Roofline
 from compiler.ir.graph import Graph, TensorType, Value
 from compiler.merge.attempt import Refusal
+from compiler.merge.describe import describe_form
 from compiler.merge.emit import programs
 from compiler.merge.form import Form, evaluate
 from compiler.merge.price import Price, program_counts
@@ -88,7 +90,8 @@ class Regions:
                 try:
                     form = self.form(entry, exit_, axis, commuting, weights)
                     self._note(entry, exit_, form)
-                    found += programs(self.graph, form, self.type(exit_), self.splits)
+                    written = programs(self.graph, form, self.type(exit_), self.splits)
+                    found += [replace(p, found=describe_form(form)) for p in written]
                 except Refusal as refusal:
                     refusals.append(refusal.at(exit_.node))
                 if not self._commutes(entry, exit_):

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-import torch
-
 from compiler.cost.counts import node_counts
-from compiler.ir.graph import Graph, Kind, Node, Value
+from compiler.ir.graph import Value
 from compiler.merge.attempt import Attempt, Exactness, Outcome, Refusal, Work
 from compiler.merge.certificate import residual
+from compiler.merge.describe import describe, describe_step, window
 from compiler.merge.path import FURTHEST, Piece
 from compiler.merge.price import Price, program_counts
 from compiler.merge.regions import Regions
 from compiler.merge.site import site
-from compiler.merge.step import Program, Step
+from compiler.merge.step import Program
 
 
 def attempts_of(regions: Regions, chain: list[Value], pieces: list[Piece], price: Price) -> list[Attempt]:
@@ -60,7 +59,7 @@ def attempt(
         outcome,
         reason,
         node,
-        form="" if program is None else describe_form(program),
+        form="" if program is None else program.found,
         before=_work_before(regions, entry, exit_, names, price),
         after=Work() if program is None else _work_after(regions, entry, program, price),
         exactness=Exactness.SHAPE if program is not None and program.shape_only else Exactness.REAL,
@@ -90,44 +89,6 @@ def _work_after(regions: Regions, entry: Value, program: Program, price: Price) 
         sum(c.bytes for c in counted),
         price.program(program, regions.type(entry)),
     )
-
-
-def window(graph: Graph, name: str) -> tuple[str, ...]:
-    """Return the operations around a node: what it reads and what reads it."""
-    node = graph.node(name)
-    reads = [graph.producer(v) for _, v in node.values()]
-    around = [n for n in reads if n.kind is not Kind.CONSTANT] + [node] + graph.users(name)
-    return tuple(f"%{n.name}: {describe(graph, n) if n.op else n.kind.value}" for n in around)
-
-
-def describe(graph: Graph, node: Node) -> str:
-    """Return a short name of a node: `conv2d 3x3 s2 g48`, `batch_norm`, `add`."""
-    if not node.op:
-        return node.kind.value
-    weight = graph.constant(node.operand("weight"))
-    return _short(node.op, weight, node.operand("stride"), node.operand("groups"), node.operand("dilation"))
-
-
-def describe_step(step: Step) -> str:
-    """Return a short name of an emitted operation."""
-    get = step.operands.get
-    return _short(step.op, get("weight"), get("stride"), get("groups"), get("dilation"))
-
-
-def describe_form(program: Program) -> str:
-    """Return the algebraic form a program writes: its operations, or the identity."""
-    return " + ".join(map(describe_step, program.steps)) or "identity"
-
-
-def _short(op: str, weight: object, stride: object, groups: object, dilation: object) -> str:
-    name = op.split(".")[1]
-    if not name.startswith("conv") or not isinstance(weight, torch.Tensor):
-        return name
-    parts = [name, "x".join(map(str, weight.shape[2:]))]
-    for letter, value in (("s", stride), ("d", dilation)):
-        if isinstance(value, tuple) and any(v != 1 for v in value):
-            parts.append(f"{letter}{'x'.join(map(str, value)) if len(set(value)) > 1 else value[0]}")
-    return " ".join([*parts, *([f"g{groups}"] if groups != 1 else [])])
 
 
 def _merged(regions: Regions, pieces: Sequence[Piece], price: Price) -> Iterator[Attempt]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from compiler.cost.kernel import Kernel, TensorSpec, kernel_call
-from compiler.ir.graph import Dim, Node, Operand, TensorType
+from compiler.ir.graph import Dim, Node, Operand, Sym, TensorType
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """Steps in order, and the value they end in."""
+    """Steps in order, and the value they end in; `found` is the algebraic form they write, in words."""
 
     steps: tuple[Step, ...]
     result: Ref
     note: str = ""
+    found: str = ""
     shape_only: bool = False  # exact for the compiled shape only
 
     def kernels(self, entry: TensorType, size: Callable[[Dim], int]) -> tuple[Kernel, ...]:
@@ -95,7 +96,7 @@ class Writer:
 
     def program(self, result: Ref, note: str = "", shape_only: bool = False) -> Program:
         """Return what was written."""
-        return Program(tuple(self.steps), result, note, shape_only)
+        return Program(tuple(self.steps), result, note, shape_only=shape_only)
 
 
 def arrange(
@@ -140,6 +141,4 @@ def _without(shape: tuple[Dim, ...], axis: int) -> tuple[Dim, ...]:
 def _product(dims: tuple[Dim, ...]) -> Dim:
     if all(isinstance(d, int) for d in dims):
         return math.prod(d for d in dims if isinstance(d, int))
-    from compiler.ir.graph import Sym
-
     return Sym("*".join(f"({d})" for d in dims))

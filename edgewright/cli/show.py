@@ -63,14 +63,12 @@ def explanation(document: Mapping[str, Any], everything: bool) -> None:
         emit_table(title, ("operation", "before", "after"), changed)
     attempts: Sequence[Mapping[str, Any]] = document["attempts"]
     merged = [a for a in attempts if a["outcome"] == "merged"]
-    rows = [
-        (_site(a, several), _ops(a["before"]["ops"]), _ops(a["after"]["ops"]), a["exactness"])
-        for a in _first(merged, everything)
-    ]
-    emit_table(f"merged: {len(merged)} regions", ("where", "before", "after", "exactness"), rows)
+    rows = [(_site(a, several), *_merged(a)) for a in _first(merged, everything)]
+    columns = ("where", "form found", "operations", "M MACs", "MB", "exactness", "residual")
+    emit_table(f"merged: {len(merged)} regions{_priced(merged)}", columns, rows)
     for outcome in ("kept", "refused"):
         left = [a for a in attempts if a["outcome"] == outcome]
-        reasons = [(_site(a, several), a["node"], a["reason"]) for a in _first(left, everything)]
+        reasons = [(_site(a, several), a["node"], _reason(a)) for a in _first(left, everything)]
         emit_table(f"{outcome}: {len(left)} regions", ("where", "node", "reason"), reasons)
     gained = document["gained_macs_by_prior"] / 1e6
     stdout().print(
@@ -141,6 +139,27 @@ def _sets(check: Mapping[str, Any]) -> int:
 def _site(attempt: Mapping[str, Any], several: bool) -> str:
     site = str(attempt["site"] or attempt["root"])
     return f"{attempt['method']}: {site}" if several else site
+
+
+def _merged(attempt: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a merged region's form, operations, work and exactness."""
+    before, after, residual = attempt["before"], attempt["after"], attempt["residual"]
+    work = [f"{before[k] / 1e6:.3g} -> {after[k] / 1e6:.3g}" for k in ("macs", "bytes")]
+    certified = "not run" if residual is None else f"{residual:.0e}"
+    operations = f"{_ops(before['ops'])} -> {_ops(after['ops'])}"
+    return attempt["form"], operations, *work, attempt["exactness"], certified
+
+
+def _priced(merged: Sequence[Mapping[str, Any]]) -> str:
+    """Say what the prices of merged regions rest on."""
+    labels = sorted({a["priced_by"] for a in merged if a["priced_by"]})
+    return f", priced by {'; '.join(labels)}" if labels else ""
+
+
+def _reason(attempt: Mapping[str, Any]) -> str:
+    """Return why a region stays, with the operations around the node to blame."""
+    around = ("; ".join(attempt["window"]),) if attempt["window"] else ()
+    return "\n".join((attempt["reason"], *around))
 
 
 def _ops(names: Sequence[str]) -> str:

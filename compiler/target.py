@@ -59,6 +59,11 @@ class Target(Protocol):
         """The name of the target's folder."""
         ...
 
+    @property
+    def folds_at_load(self) -> bool:
+        """Whether the runtime computes what weights alone decide once, when it loads a program."""
+        ...
+
     def installed(self) -> str | None:
         """Return None when the SDK can be imported, else what to install."""
         ...

@@ -4,7 +4,7 @@ An artifact either stands complete at the path asked for or does not exist: file
 hidden sibling folder, flushed to disk, and renamed at the end. Whatever ends the work early, an
 error, a full disk, an interrupt, removes the sibling and leaves what stood there before untouched.
 
-    manifest.json      schema edgewright.artifact/2: digests, versions, sizes, verification, and for each
+    manifest.json      schema edgewright.artifact/3: digests, versions, sizes, verification, and for each
                        of "methods" its inputs, outputs, graph digest and merges
     attempts.json      what the merge engine found, did and refused, by method
     graph_METHOD.txt   the graph of a method that was lowered, as text IR
@@ -28,7 +28,7 @@ from typing import Any
 from compiler.errors import UsageError
 from compiler.records import Artifact
 
-SCHEMA = "edgewright.artifact/2"
+SCHEMA = "edgewright.artifact/3"
 MANIFEST = "manifest.json"
 _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
 _FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -1,6 +1,6 @@
 """Model in, verified artifact folder out.
 
-load -> import -> passes -> merge -> compress(plan) -> lower -> run and compare -> put in place
+load -> import -> passes -> merge -> compress(plan) -> place weights -> lower -> compare -> put in place
 
 A program has one method, `forward`, or one for each token count asked for, `forward_t1` and
 `forward_t128`, say: all steps up to `lower` are taken for each, in which the merge engine takes the
@@ -39,13 +39,16 @@ from edgewright.artifact import (
 from edgewright.attempts import attempt_documents, count_outcomes
 from edgewright.check import verify_artifact
 from edgewright.compression import compress
-from edgewright.explanation import operation_counts
+from edgewright.explanation import operation_counts, placement_documents
+from edgewright.models.loaded import FrozenInputs
 from edgewright.models.tokens import load_methods
 from edgewright.ranking import rank_only
 from edgewright.recipe import Recipe, read_plan, resolve
-from edgewright.stages import Method, Prepared, Progress, canonicalise, merged, silent
+from edgewright.stages import Method, Prepared, Progress, canonicalise, merged, place_weights, silent
 from edgewright.token_methods import OversizeError, build_within
 from edgewright.verification import Comparison
+
+SHORT = 16  # elements of a frozen input that the manifest holds
 
 
 def compile(
@@ -123,11 +126,12 @@ def build(
     progress: Progress = silent,
     kept: Collection[str] = (),
 ) -> Artifact:
-    """Compress, lower and verify prepared methods into an artifact folder at `out`.
+    """Compress, place, lower and verify prepared methods into an artifact folder at `out`.
 
     `kept` names the sites that the bound on bytes left factored.
     """
-    methods = [Method(p, compress(p, recipe, progress)) for p in prepared]
+    compressed = [Method(p, compress(p, recipe, progress)) for p in prepared]
+    methods = [place_weights(m, recipe.target.folds_at_load) for m in compressed]
     return assemble(methods, recipe, out, progress, kept=kept)
 
 
@@ -204,6 +208,7 @@ def _manifest(methods: Sequence[Method], recipe: Recipe, lowered: Lowered, folde
     return {
         "schema": SCHEMA,
         "model": methods[0].prepared.model.spec,
+        "frozen": _frozen(methods[0].prepared.model.frozen),
         "target": recipe.target.name,
         "profile": recipe.profile.name,
         "files": list(lowered.files),
@@ -227,8 +232,22 @@ def _method(method: Method) -> dict[str, Any]:
         "outputs": [_spec(v.node, graph.type_of(v)) for _, v in graph.output.values()],
         "graph_digest": content_digest(graph),
         "merges": count_outcomes(method.prepared.attempts),
+        "placements": placement_documents(method.placements),
         "operations": operation_counts(method.stages[0].graph, graph),
     }
+
+
+def _frozen(inputs: FrozenInputs | None) -> list[dict[str, Any]]:
+    """Return the inputs that are constants of the program, by name; the value where it is short."""
+    if inputs is None:
+        return []
+    return [
+        {
+            **_spec(name, TensorType(tuple(value.shape), value.dtype)),
+            "value": value.tolist() if value.numel() <= SHORT else None,
+        }
+        for name, value in inputs.by_name().items()
+    ]
 
 
 def _spec(name: str, type_: TensorType) -> dict[str, Any]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from compiler.errors import UsageError
 from compiler.ir.graph import Graph
+from compiler.passes.placement import Placement
 from edgewright.artifact import read_artifact
 from edgewright.attempts import attempt_documents, gained_macs
 from edgewright.models import load_model
 from edgewright.ranking import rank_only
-from edgewright.stages import Progress, canonicalise, merged, silent
+from edgewright.stages import Method, Progress, canonicalise, merged, place_weights, silent
 
 SCHEMA = "edgewright.explanation/1"
 
@@ -30,8 +32,9 @@ def explain(
     """Return the merge engine's account of a model, or of an artifact folder, as JSON values.
 
     `attempts` lists each region with its outcome, reason, the node to blame and its costs in
-    multiply-accumulates of the roofline prior. `operations` counts operations before and after, by
-    method.
+    multiply-accumulates of the roofline prior. `operations` counts operations before and after, and
+    `placements` says where each cone of operations on weights alone is computed, by method; for a model,
+    which has no runtime yet, all are built.
 
     Raises UsageError for what is neither a model nor an artifact folder, and
     UnsupportedModelError for a model that cannot be imported.
@@ -43,8 +46,12 @@ def explain(
     source = canonicalise(loaded, progress=progress)
     prepared = merged(rank_only(source) if argmax_only else source, progress=progress)
     before, after = prepared.stages[0].graph, prepared.graph
-    document = _document(loaded.spec, attempt_documents(prepared.attempts, prepared.method))
-    return {**document, "operations": {prepared.method: operation_counts(before, after)}}
+    method = place_weights(Method(prepared), folds_at_load=False)
+    return {
+        **_document(loaded.spec, attempt_documents(prepared.attempts, prepared.method)),
+        "operations": {prepared.method: operation_counts(before, after)},
+        "placements": {prepared.method: placement_documents(method.placements)},
+    }
 
 
 def operation_counts(before: Graph, after: Graph) -> dict[str, dict[str, int]]:
@@ -52,6 +59,11 @@ def operation_counts(before: Graph, after: Graph) -> dict[str, dict[str, int]]:
     first, last = before.histogram(), after.histogram()
     names = sorted({*first, *last}, key=lambda op: (-first.get(op, 0), op))
     return {op: {"before": first.get(op, 0), "after": last.get(op, 0)} for op in names}
+
+
+def placement_documents(placements: Sequence[Placement]) -> list[dict[str, Any]]:
+    """Return where weight-only cones are computed as JSON values."""
+    return [{**asdict(p), "place": p.place.value} for p in placements]
 
 
 def _of_artifact(folder: Path) -> dict[str, Any]:
@@ -66,6 +78,7 @@ def _of_artifact(folder: Path) -> dict[str, Any]:
     return {
         **document,
         "operations": {m["name"]: m["operations"] for m in methods},
+        "placements": {m["name"]: m["placements"] for m in methods},
         "lowering": artifact.manifest["lowering"],
     }
 

@@ -1,6 +1,6 @@
 """The stages a model goes through before a target lowers it, each kept so that a fault can be placed.
 
-    import -> each pass of `compiler.passes.PIPELINE` -> merge -> compress
+    import -> each pass of `compiler.passes.PIPELINE` -> merge -> compress -> place_weights
 
 `prepare` runs the exact part once; a search compresses and lowers the result many times. A program of
 several methods goes through the stages once a method, at each method's own sizes.
@@ -22,6 +22,8 @@ from compiler.ir.graph import Graph
 from compiler.ir.verify import verify
 from compiler.merge import Attempt, merge
 from compiler.passes import PIPELINE
+from compiler.passes.load_time import load_generators
+from compiler.passes.placement import Placement, placements
 from compiler.target import FORWARD
 from edgewright.models import LoadedModel
 from edgewright.models.freezing import specialised
@@ -64,10 +66,16 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Method:
-    """One method of a program: a prepared model, and its lossy stage where a plan asks for one."""
+    """One method of a program: a prepared model, and the stages that depend on the plan and the runtime.
+
+    `compressed` is the lossy stage where a plan asks for one, `placed` the one that leaves weights to be
+    computed at load where the runtime does that; `placements` say where each weight-only cone is computed.
+    """
 
     prepared: Prepared
     compressed: Stage | None = None
+    placed: Stage | None = None
+    placements: tuple[Placement, ...] = ()
 
     @property
     def name(self) -> str:
@@ -76,8 +84,8 @@ class Method:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """All stages, the lossy one last."""
-        return (*self.prepared.stages, *([self.compressed] if self.compressed else []))
+        """All stages, in order."""
+        return (*self.prepared.stages, *(s for s in (self.compressed, self.placed) if s is not None))
 
     @property
     def graph(self) -> Graph:
@@ -121,6 +129,29 @@ def merged(
 
     _step(stages, "merge", run)
     return replace(source, stages=tuple(stages), attempts=tuple(attempts))
+
+
+def place_weights(method: Method, folds_at_load: bool) -> Method:
+    """Return a method with its weight-only cones placed, for a runtime that folds at load or does not."""
+    source = ahead_of_folding(method.prepared.stages)
+    if not folds_at_load:
+        return replace(method, placements=placements(source))
+    stages: list[Stage] = []
+    found: list[Placement] = []
+
+    def run() -> Graph:
+        graph, placed = load_generators(method.graph, source)
+        found.extend(placed)
+        return graph
+
+    _step(stages, "place_weights", run)
+    return replace(method, placed=stages[0], placements=tuple(found))
+
+
+def ahead_of_folding(stages: Sequence[Stage]) -> Graph:
+    """Return the graph as it was before its weight-only cones were computed."""
+    index = next(i for i, stage in enumerate(stages) if stage.name == "fold_weights")
+    return stages[index - 1].graph
 
 
 def import_loaded(model: LoadedModel) -> Graph:

@@ -1,8 +1,5 @@
 """Weight-only folding: what no input or state reaches is computed at build time.
 
-Where a runtime folds constants itself when it loads a program, a cone whose generator is much smaller
-than its result stays in the graph (`compiler.passes.placement`).
-
 A cone is computed in float64 and rounded once to the type it stands for, complex numbers in their
 double width as well. Where floats turn into integers or booleans (bucketing), the model's own
 precision decides, so that no bucket moves. An `expand` is left in place: folding it would only store
@@ -21,31 +18,32 @@ import torch
 from compiler.evaluate import run_node, widen
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Kind, Node, TensorType, Value
-from compiler.passes.placement import Threshold, built, discretizes
+from compiler.passes.placement import built, discretizes
 from compiler.passes.weight_only import cone, contents
 
 
-def fold_weights(graph: Graph, load_time: bool = False, threshold: Threshold = Threshold()) -> Graph:
-    """Return the graph with weight-only cones replaced by their constants.
-
-    With `load_time`, for a runtime that computes weight-only operations once when it loads a program,
-    cones stay whose generators are smaller than their results by the `threshold`.
-    """
-    roots = built(graph, load_time, threshold)
+def fold_weights(graph: Graph) -> Graph:
+    """Return the graph with weight-only cones replaced by their constants."""
+    roots = built(graph)
     if not roots:
         return graph
-    discrete = _after_discretization(graph, roots)
-    results = _compute(graph, [n for n in roots if n.name not in discrete], torch.float64)
-    results |= _compute(graph, [n for n in roots if n.name in discrete], None)
+    computed = results(graph, roots)
     editor = Editor(graph)
     for node in roots:
         for index in range(len(node.types)):
             old = Value(node.name, index)
             if editor.graph.uses(old):
-                new = editor.constant(results[old], f"{node.name}_folded", node.origin, before=node.name)
+                new = editor.constant(computed[old], f"{node.name}_folded", node.origin, before=node.name)
                 editor.replace_uses(old, new)
         editor.remove_unread([node.name])
     return editor.finish()
+
+
+def results(graph: Graph, roots: list[Node]) -> dict[Value, torch.Tensor]:
+    """Return what weight-only operations compute, each output in its own type."""
+    discrete = _after_discretization(graph, roots)
+    found = _compute(graph, [n for n in roots if n.name not in discrete], torch.float64)
+    return found | _compute(graph, [n for n in roots if n.name in discrete], None)
 
 
 def _after_discretization(graph: Graph, roots: Iterable[Node]) -> set[str]:

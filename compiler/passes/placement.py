@@ -3,13 +3,14 @@
 A cone computed at build time starts at once and stands as a plain weight, which the merge engine can
 fold further. A cone kept as a *generator* keeps the file small: Kronecker sums, separable and low-rank
 kernels, kernels over positions. A runtime that folds constants when it loads a program runs the
-generator once; one that does not would run it at every call, so for that one everything is built.
+generator once; one that does not would run it at every call, so for that one everything is built. So is
+a cone whose result does not stand in the program as it is, because a merge made it over.
 
 The file holds, for a cone that is loaded, the constants that nothing else keeps there: with r readers
 among the loaded cones, a constant counts 1/r for each, and nothing where another part of the graph
 stores it anyway. A cone is loaded when its result is at least `RATIO` times its generator and at least
 `LEAST_SAVED_BYTES` larger. Below a ratio of 3 most of the bytes stay whichever way is taken, while the
-start-up cost and the merges given up are the same; below 1 MiB a file gains nothing one would notice.
+start-up cost is the same; below 1 MiB a file gains nothing one would notice.
 
 A cone that only moves the elements of a weight which something else reads is left where it is: its
 fold would store a tied weight twice (`merges.md` 1.13).
@@ -18,6 +19,7 @@ fold would store a tied weight twice (`merges.md` 1.13).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -67,26 +69,33 @@ class Threshold:
 
 
 def placements(
-    graph: Graph, load_time: bool = False, threshold: Threshold = Threshold()
+    graph: Graph, standing: Collection[str] | None = None, threshold: Threshold = Threshold()
 ) -> tuple[Placement, ...]:
     """Return the placement of each weight-only cone that the rest of the graph reads, in order.
 
-    `load_time` says that the runtime computes weight-only operations once, when it loads a program.
+    `standing` names the cones whose results are weights of the program, for a runtime that computes
+    weight-only operations once, when it loads one; None for a runtime that does not.
     """
     roots, kept = _roots(graph)
-    loaded = _loaded(graph, roots, threshold) if load_time else set()
-    sizes = generator_bytes(graph, roots, {n.name for n in roots}) | generator_bytes(graph, roots, loaded)
-    result = {n.name: _placement(graph, n, load_time, n.name in loaded, sizes[n.name]) for n in roots}
+    loaded = set() if standing is None else _loaded(graph, roots, threshold, set(standing))
+    alone = generator_bytes(graph, {n.name for n in roots}, {n.name for n in roots})
+    sizes = alone | generator_bytes(graph, set(standing or ()), loaded)
+    result = {n.name: _placement(graph, n, standing, n.name in loaded, sizes[n.name]) for n in roots}
     for node, reason in kept:
         result[node.name] = Placement(node.name, node.origin, Place.CALL, 0.0, folded_bytes(node), reason)
     return tuple(result[n.name] for n in graph.nodes() if n.name in result)
 
 
-def built(graph: Graph, load_time: bool = False, threshold: Threshold = Threshold()) -> list[Node]:
-    """Return the operations whose results are to be computed now and stored."""
+def built(graph: Graph) -> list[Node]:
+    """Return the operations whose results are computed now and stored."""
+    return _roots(graph)[0]
+
+
+def loadable(graph: Graph, threshold: Threshold = Threshold()) -> list[Node]:
+    """Return the cones' last operations that may be loaded, and those of the cones inside them."""
     roots, _ = _roots(graph)
-    loaded = _loaded(graph, roots, threshold) if load_time else set()
-    return [n for n in roots if n.name not in loaded]
+    inside = cone(graph, _loaded(graph, roots, threshold, {n.name for n in roots}))
+    return [n for n in roots if n.name in inside]
 
 
 def discretizes(graph: Graph, node: Node) -> bool:
@@ -101,12 +110,11 @@ def folded_bytes(node: Node) -> int:
     return sum(type_.bytes() for type_ in node.types)
 
 
-def generator_bytes(graph: Graph, roots: list[Node], loaded: set[str]) -> dict[str, float]:
+def generator_bytes(graph: Graph, standing: set[str], loaded: set[str]) -> dict[str, float]:
     """Return, for each loaded root, the bytes of the constants that are kept for its sake alone."""
-    names = {n.name for n in roots}
-    inside = cone(graph, names)
+    inside = cone(graph, {n.name for n in built(graph)})
     shared = {n for n in inside if any(user.name not in inside for user in graph.users(n))}
-    leaves = {name: _leaves(graph, name, names - loaded) - shared for name in loaded}
+    leaves = {name: _leaves(graph, name, standing - loaded) - shared for name in loaded}
     counts = Counter(leaf for found in leaves.values() for leaf in found)
     return {
         name: sum(graph.node(leaf).type.bytes() / counts[leaf] for leaf in sorted(found))
@@ -156,16 +164,12 @@ def _unshares(graph: Graph, node: Node, names: set[str]) -> str | None:
     return f"folding would store {source.name} a second time: {min(others)} reads it as well"
 
 
-def _loaded(graph: Graph, roots: list[Node], threshold: Threshold) -> set[str]:
+def _loaded(graph: Graph, roots: list[Node], threshold: Threshold, standing: set[str]) -> set[str]:
     """Return the roots to load: start from all, and drop those that are not worth it until none is."""
-    loaded = {n.name for n in roots if _unloadable(graph, n) is None}
+    loaded = {n.name for n in roots if n.name in standing and _unloadable(graph, n) is None}
     while True:
-        sizes = generator_bytes(graph, roots, loaded)
-        dropped = {
-            n.name
-            for n in roots
-            if n.name in loaded and not threshold.accepts(sizes[n.name], folded_bytes(n))
-        }
+        sizes = generator_bytes(graph, standing, loaded)
+        dropped = {n for n in loaded if not threshold.accepts(sizes[n], folded_bytes(graph.node(n)))}
         if not dropped:
             return loaded
         loaded -= dropped  # fewer share their constants now
@@ -179,16 +183,23 @@ def _unloadable(graph: Graph, root: Node) -> str | None:
             return f"{name} is complex, which a runtime need not know"
         if discretizes(graph, node):
             return f"{name} turns floats into integers, where rounding decides"
+        if unread := {v.node for _, v in node.values()} - {v.node for v in contents(node)}:
+            return f"{name} takes its shape from {min(unread)}, which computes something else"
     return None
 
 
-def _placement(graph: Graph, node: Node, load_time: bool, loaded: bool, generator: float) -> Placement:
+def _placement(
+    graph: Graph, node: Node, standing: Collection[str] | None, loaded: bool, generator: float
+) -> Placement:
     if loaded:
-        place, reason = Place.LOAD, "the generator is much smaller, and the runtime runs it once, at load"
-    elif load_time:
-        place = Place.BUILD
-        reason = _unloadable(graph, node) or "the generator is not much smaller than its result"
+        reason = "the generator is much smaller, and the runtime runs it once, at load"
+    elif standing is None:
+        reason = "built once: a runtime without load-time initialisers would run the cone at every call"
+    elif found := _unloadable(graph, node):
+        reason = found
+    elif node.name in standing or not Threshold().accepts(generator, folded_bytes(node)):
+        reason = "the generator is not much smaller than its result"
     else:
-        place = Place.BUILD
-        reason = "the runtime has no load-time initialisers: it would run the cone at every call"
+        reason = "its result is no weight of the program: a merge made it over"
+    place = Place.LOAD if loaded else Place.BUILD
     return Placement(node.name, node.origin, place, generator, folded_bytes(node), reason)

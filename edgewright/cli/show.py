@@ -19,6 +19,7 @@ def artifact(built: Artifact) -> None:
     rows = [
         ("written to", str(built.folder)),
         ("target", f"{m['target']} for profile {m['profile']}"),
+        *([("frozen", ", ".join(_frozen(f) for f in m["frozen"]))] if m["frozen"] else []),
         *(row for method in m["methods"] for row in _method(method, len(m["methods"]) > 1)),
         ("delegate", f"{lowering.get('delegated_ops')} ops inside, {lowering.get('outside_ops')} outside"),
         ("size", _size(m)),
@@ -70,6 +71,13 @@ def explanation(document: Mapping[str, Any], everything: bool) -> None:
         left = [a for a in attempts if a["outcome"] == outcome]
         reasons = [(_site(a, several), a["node"], _reason(a)) for a in _first(left, everything)]
         emit_table(f"{outcome}: {len(left)} regions", ("where", "node", "reason"), reasons)
+    for method, placed in document["placements"].items():
+        rows = [
+            (p["origin"] or p["node"], p["place"], _bytes(p), p["reason"]) for p in _first(placed, everything)
+        ]
+        if rows:
+            title = f"weights computed from weights{f' of {method}' if several else ''}: {len(placed)}"
+            emit_table(title, ("where", "computed at", "MB", "reason"), rows)
     gained = document["gained_macs_by_prior"] / 1e6
     stdout().print(
         f"The merges save {gained:.1f} M multiply-accumulates by the roofline prior.", highlight=False
@@ -100,6 +108,10 @@ def profiles(document: Mapping[str, Any]) -> None:
 
 def _tensor(spec: Mapping[str, Any]) -> str:
     return f"{spec['name']} {'x'.join(map(str, spec['shape']))} {spec['dtype']}"
+
+
+def _frozen(spec: Mapping[str, Any]) -> str:
+    return _tensor(spec) if spec["value"] is None else f"{spec['name']} = {spec['value']}"
 
 
 def _method(method: Mapping[str, Any], named: bool) -> Sequence[tuple[str, str]]:
@@ -154,6 +166,11 @@ def _priced(merged: Sequence[Mapping[str, Any]]) -> str:
     """Say what the prices of merged regions rest on."""
     labels = sorted({a["priced_by"] for a in merged if a["priced_by"]})
     return f", priced by {'; '.join(labels)}" if labels else ""
+
+
+def _bytes(placement: Mapping[str, Any]) -> str:
+    """Return what a generator would store, and what its result does."""
+    return f"{placement['generator_bytes'] / 1e6:.3g} -> {placement['folded_bytes'] / 1e6:.3g}"
 
 
 def _reason(attempt: Mapping[str, Any]) -> str:

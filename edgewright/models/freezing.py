@@ -65,7 +65,7 @@ def freeze(model: LoadedModel, values: Mapping[str, Any]) -> LoadedModel:
     if not any(isinstance(leaf, torch.Tensor) for i, leaf in enumerate(leaves) if i not in positions):
         raise UsageError(f"every input of {model.spec} is frozen; {_inputs(names, leaves)}")
     args, kwargs = _remaining(leaves, spec, positions)
-    frozen = FrozenInputs(spec, tuple(leaves), positions)
+    frozen = FrozenInputs(spec, tuple(leaves), positions, tuple(names[i] for i in positions))
     return dataclasses.replace(model, args=args, kwargs=kwargs, frozen=frozen)
 
 

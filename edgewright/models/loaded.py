@@ -13,11 +13,16 @@ from torch.utils import _pytree as pytree
 
 @dataclass(frozen=True)
 class FrozenInputs:
-    """Arguments of a call that never change: the whole call's `leaves`, fixed at `positions`."""
+    """Arguments of a call that never change: the call's `leaves`, fixed at `positions`, and their `names`."""
 
     spec: pytree.TreeSpec
     leaves: tuple[Any, ...]
     positions: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def by_name(self) -> dict[str, torch.Tensor]:
+        """Return the fixed values by the names they were given under."""
+        return {name: self.leaves[i] for name, i in zip(self.names, self.positions, strict=True)}
 
     def whole(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]

@@ -30,6 +30,7 @@ class ExecuTorch:
     """The target; it has no settings."""
 
     name: str = "executorch"
+    folds_at_load: bool = False
 
     def installed(self) -> str | None:
         """Return None when the SDK can be imported, else what to install."""

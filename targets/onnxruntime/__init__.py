@@ -31,6 +31,7 @@ class OnnxRuntime:
     """The target; it has no settings."""
 
     name: str = "onnxruntime"
+    folds_at_load: bool = True
 
     def installed(self) -> str | None:
         """Return None when the SDK can be imported, else what to install."""

@@ -81,7 +81,7 @@ def test_the_artifact_says_what_it_is(build, tmp_path):
     artifact = build()
     manifest = artifact.manifest
     assert read_artifact(tmp_path / "out").manifest == manifest
-    assert manifest["schema"] == "edgewright.artifact/2"
+    assert manifest["schema"] == "edgewright.artifact/3"
     (method,) = manifest["methods"]
     assert method["name"] == "forward"
     assert method["inputs"] == [{"name": "x", "shape": [1, 3, 8, 8], "dtype": "float32"}]

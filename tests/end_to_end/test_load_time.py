@@ -1,17 +1,11 @@
 """A generator left to a runtime that folds constants when it loads a program: a smaller file, equal results."""
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compiler.evaluate import evaluate
-from compiler.frontends.torch_export import import_model
-from compiler.passes.canonicalize import canonicalize
-from compiler.passes.dead_code import dead_code
-from compiler.passes.fold_weights import fold_weights
-from profiles import load_profile
-from targets import get_target
+from edgewright.compilation import compile
+from edgewright.explanation import explain
 
 
 class Kronecker(nn.Module):
@@ -26,22 +20,17 @@ class Kronecker(nn.Module):
 
 
 def test_the_file_holds_the_generator_and_the_session_folds_it(tmp_path):
-    import onnxruntime
-
     torch.manual_seed(0)
     x = torch.randn(3, 640)
-    graph = canonicalize(import_model(Kronecker().eval(), (x,)))
-    sizes = {}
-    for load_time in (False, True):
-        kept = dead_code(fold_weights(graph, load_time=load_time))
-        folder = tmp_path / str(load_time)
-        folder.mkdir()
-        lowered = get_target("onnxruntime").lower({"forward": kept}, load_profile("host"), folder)
-        path = folder / lowered.files[0]
-        sizes[load_time] = path.stat().st_size
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        [found] = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        exact = evaluate(graph, [x], torch.float64)[0].numpy()
-        assert np.abs(found - exact).max() < 1e-5 * np.abs(exact).max()
-    assert sizes[False] > 4 * 640 * 640
-    assert sizes[True] < sizes[False] / 7
+    model = nn.Sequential(Kronecker(), nn.ReLU(), Kronecker(), nn.Linear(640, 8)).eval()
+    loaded = compile(model, "host", "onnxruntime", inputs=x, out=tmp_path / "loaded")
+    built = compile(model, "host", "executorch", inputs=x, out=tmp_path / "built")
+    assert sum(built.manifest["sizes_bytes"].values()) > 4 * 640 * 640
+    assert sum(loaded.manifest["sizes_bytes"].values()) < 4 * 640 * 640 / 5
+    assert loaded.manifest["lowering"]["operations"].get("Mul", 0) == 0, "the session computed it once"
+    [method] = loaded.manifest["methods"]
+    assert [p["place"] for p in method["placements"]] == ["load", "build"]
+    shown = explain(tmp_path / "loaded")["placements"]["forward"]
+    assert shown == method["placements"]
+    assert "no weight of the program" in shown[1]["reason"], "the layer behind it merged into it"
+    assert [p["place"] for p in built.manifest["methods"][0]["placements"]] == ["build", "build"]

@@ -18,7 +18,7 @@ from compiler.ir.graph import Graph, Kind, Node
 from compiler.ir.verify import verify
 from compiler.merge import Attempt, Exactness, Outcome, merge
 from compiler.passes import PIPELINE
-from compiler.passes.fold_weights import fold_weights
+from compiler.passes.load_time import load_generators
 from compiler.passes.ranking import keep_rankings
 from compiler.passes.specialise import specialise
 from tests.methods.method import Built
@@ -52,9 +52,11 @@ def compiled(
     except UnsupportedModelError as error:
         return Graph(), (_refused(error),), 0.0
     names = [n.name for n in graph.inputs()]
-    graph = _prepared(specialise(graph, frozen), load_time)
+    graph, source = _prepared(specialise(graph, frozen))
     graph, ranked = _ranked(graph) if argmax_only else (graph, ())
     graph, attempts = merge(graph, **settings)
+    if load_time:
+        graph, _ = load_generators(graph, source)
     verify(graph)
     if constants is not None:
         stored = [n.name for n in graph.nodes() if n.kind is Kind.CONSTANT]
@@ -68,12 +70,14 @@ def compiled(
     return graph, (*ranked, *attempts), max(errors)
 
 
-def _prepared(graph: Graph, load_time: bool) -> Graph:
-    """Return the graph as the merge engine gets it."""
+def _prepared(graph: Graph) -> tuple[Graph, Graph]:
+    """Return the graph as the merge engine gets it, and as it was ahead of the folding of weights."""
+    source = graph
     for name, run in PIPELINE:
-        graph = fold_weights(graph, load_time) if name == "fold_weights" else run(graph)
+        source = graph if name == "fold_weights" else source
+        graph = run(graph)
         verify(graph)
-    return graph
+    return graph, source
 
 
 def _ranked(graph: Graph) -> tuple[Graph, tuple[Attempt, ...]]:

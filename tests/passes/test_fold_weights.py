@@ -12,11 +12,13 @@ from compiler.frontends.torch_export import import_model
 from compiler.ir.graph import Graph
 from compiler.ir.text import parse_graph
 from compiler.ir.verify import verify
+from compiler.merge import merge
 from compiler.passes.canonicalize import canonicalize
 from compiler.passes.copies import resolve_copies
 from compiler.passes.dead_code import dead_code
 from compiler.passes.fold_weights import fold_weights
-from compiler.passes.placement import Place, Threshold, placements
+from compiler.passes.load_time import load_generators
+from compiler.passes.placement import Place, Placement, Threshold, placements
 from compiler.passes.share import share
 from tests.models.graphs import ops, relative_error, stored_bytes, through_passes
 
@@ -26,10 +28,17 @@ def unfolded(module: nn.Module, *inputs: torch.Tensor) -> Graph:
     return dead_code(share(resolve_copies(canonicalize(import_model(module.eval(), inputs)))))
 
 
-def folded(graph: Graph, *args: object, **options: object) -> Graph:
-    result = dead_code(fold_weights(graph, *args, **options))
+def folded(graph: Graph) -> Graph:
+    result = dead_code(fold_weights(graph))
     verify(result)
     return result
+
+
+def loaded(graph: Graph, *options: Threshold) -> tuple[Graph, tuple[Placement, ...]]:
+    """Return a graph folded for a runtime that computes weights at load, and where each cone went."""
+    result, places = load_generators(folded(graph), graph, *options)
+    verify(result)
+    return result, places
 
 
 class Kronecker(nn.Module):
@@ -185,26 +194,27 @@ def test_a_small_generator_is_left_to_a_runtime_that_folds_when_it_loads() -> No
     torch.manual_seed(0)
     module, x = Kronecker(8, 1024), torch.randn(2, 1024)
     graph = unfolded(module, x)
-    [place] = placements(graph, load_time=True)
+    kept, [place] = loaded(graph)
     assert (place.place, place.folded_bytes) == (Place.LOAD, 4 * 1024 * 1024)
     assert place.generator_bytes == 4 * (8**3 + 1024 * 1024 / 8)
-    kept = folded(graph, load_time=True)
     assert stored_bytes(kept) == place.generator_bytes
     assert relative_error(kept, module, [x]) < 1e-12
+    assert ops(kept) == ops(graph)
     built = folded(graph)
     assert ops(built) == ["linear"]
     assert stored_bytes(built) == place.folded_bytes
     [place] = placements(graph)
-    assert (place.place, "no load-time initialisers" in place.reason) == (Place.BUILD, True)
+    assert (place.place, "without load-time initialisers" in place.reason) == (Place.BUILD, True)
 
 
 @pytest.mark.parametrize(("n", "width"), [(2, 1024), (8, 256)])  # half the bytes; less than 1 MiB
 def test_a_generator_that_saves_little_is_not_kept(n: int, width: int) -> None:
     graph = unfolded(Kronecker(n, width), torch.randn(2, width))
-    [place] = placements(graph, load_time=True)
+    kept, [place] = loaded(graph)
     assert (place.place, place.reason) == (Place.BUILD, "the generator is not much smaller than its result")
-    loaded = placements(graph, True, Threshold(ratio=1.5, least_saved_bytes=1))
-    assert [p.place for p in loaded] == [Place.LOAD]
+    assert ops(kept) == ["linear"]
+    _, places = loaded(graph, Threshold(ratio=1.5, least_saved_bytes=1))
+    assert [p.place for p in places] == [Place.LOAD]
 
 
 class Masks(nn.Module):
@@ -225,12 +235,13 @@ def test_a_shared_generator_counts_for_its_share() -> None:
     torch.manual_seed(0)
     module, x = Masks(4, 600), torch.randn(2, 600)
     graph = unfolded(module, x)
-    places = placements(graph, load_time=True)
+    kept, places = loaded(graph)
     assert [p.place for p in places] == [Place.LOAD] * 4
     assert places[0].generator_bytes == 4 * (600 * 600 / 4 + 600)
-    pair = placements(unfolded(Masks(2, 600), x), load_time=True)
+    assert stored_bytes(kept) == 4 * (600 * 600 + 4 * 600)
+    assert relative_error(kept, module, [x]) < 1e-6
+    _, pair = loaded(unfolded(Masks(2, 600), x))
     assert [p.place for p in pair] == [Place.BUILD] * 2, "half a weight each is not much smaller"
-    assert stored_bytes(folded(graph, load_time=True)) == 4 * (600 * 600 + 4 * 600)
 
 
 def test_a_reader_that_is_built_leaves_its_share_to_the_others() -> None:
@@ -242,7 +253,7 @@ def test_a_reader_that_is_built_leaves_its_share_to_the_others() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return F.linear(super().forward(x), self.weight * self.mask)
 
-    places = placements(unfolded(OneLarge(), torch.randn(2, 600)), load_time=True)
+    _, places = loaded(unfolded(OneLarge(), torch.randn(2, 600)))
     assert [p.place for p in places] == [Place.BUILD] * 4, "a third of the weight each, no more a quarter"
 
 
@@ -256,8 +267,9 @@ def test_a_constant_that_is_stored_anyway_costs_a_generator_nothing() -> None:
             return self.layer(x), y * self.layer.f
 
     graph = unfolded(Reused(), torch.randn(2, 1024), torch.randn(8, 128, 128))
-    [place] = placements(graph, load_time=True)
+    kept, [place] = loaded(graph)
     assert (place.place, place.generator_bytes) == (Place.LOAD, 4 * 8**3)
+    assert stored_bytes(kept) == 4 * (8**3 + 8 * 128 * 128), "the constant that is read anyway is stored once"
 
 
 def test_what_is_built_under_a_generator_is_stored_and_costs_it_nothing() -> None:
@@ -274,10 +286,10 @@ def test_what_is_built_under_a_generator_is_stored_and_costs_it_nothing() -> Non
     torch.manual_seed(0)
     module, inputs = Nested(), (torch.randn(2, 1024), torch.randn(8, 128, 128))
     graph = unfolded(module, *inputs)
-    first, second = sorted(placements(graph, load_time=True), key=lambda p: p.folded_bytes)
+    kept, places = loaded(graph)
+    first, second = sorted(places, key=lambda p: p.folded_bytes)
     assert (first.place, second.place) == (Place.BUILD, Place.LOAD)
     assert second.generator_bytes == 4 * 8**3
-    kept = folded(graph, load_time=True)
     assert stored_bytes(kept) == 4 * (8**3 + 8 * 128 * 128)
     assert relative_error(kept, module, inputs) < 1e-6
 
@@ -297,9 +309,49 @@ def test_arithmetic_that_a_runtime_may_do_otherwise_is_built(kind: str) -> None:
             return F.linear(x, (index * index.t()).float())
 
     graph = unfolded(Large(), torch.randn(2, 600))
-    [place] = placements(graph, load_time=True)
+    _, [place] = loaded(graph)
     assert place.place is Place.BUILD
     assert ("is complex" if kind == "complex" else "turns floats into integers") in place.reason
+
+
+def test_a_weight_that_a_merge_made_over_is_built() -> None:
+    """The scale behind the first layer folds into its weight; the generator of the second comes back."""
+
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Kronecker(8, 1024), Kronecker(8, 1024)
+            self.scale = nn.Parameter(torch.randn(1024))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(torch.relu(self.first(x) * self.scale))
+
+    torch.manual_seed(0)
+    module, x = Pair(), torch.randn(2, 1024)
+    graph = unfolded(module, x)
+    merged, _ = merge(folded(graph))
+    assert ops(merged) == ["linear", "relu", "linear"]
+    kept, (first, second) = load_generators(merged, graph)
+    verify(kept)
+    assert (first.place, second.place) == (Place.BUILD, Place.LOAD)
+    assert first.reason == "its result is no weight of the program: a merge made it over"
+    assert stored_bytes(kept) == 4 * (1024 * 1024 + 8**3 + 1024 * 1024 / 8)
+    assert relative_error(kept, module, [x]) < 1e-6
+
+
+def test_a_shape_that_comes_from_elsewhere_is_built() -> None:
+    class Filled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.row = nn.Parameter(torch.randn(600))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ (torch.ones_like(x) * self.row)
+
+    graph = unfolded(Filled(), torch.randn(600, 600))
+    kept, [place] = loaded(graph)
+    assert (place.place, ops(kept)) == (Place.BUILD, ["matmul"])
+    assert "takes its shape from x" in place.reason
 
 
 def test_a_movement_of_a_tied_weight_is_reported() -> None:

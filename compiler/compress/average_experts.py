@@ -26,12 +26,12 @@ import torch
 from compiler.compress.batch_statistics import BATCH_NORM, reestimate_graph
 from compiler.compress.deviation import Deviation, Outputs, deviations, floating
 from compiler.compress.experts import Experts, find_experts
-from compiler.compress.random_rows import draws
 from compiler.compress.widen_expert import equalise, stacked, widen_expert
 from compiler.errors import UnsupportedModelError, UsageError
 from compiler.evaluate import evaluate
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Kind, Node, Value
+from compiler.ir.schema import draws
 from compiler.ir.verify import verify
 from compiler.merge.attempt import Exactness, Refusal
 

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from compiler.compress.random_rows import Cones, Facts, Order, Rows, cones, draws, follow, index_of
+from compiler.compress.random_rows import Cones, Facts, Order, Rows, cones, follow, index_of
 from compiler.ir.graph import Graph, Kind, Node, Operand, Value, values_in
+from compiler.ir.schema import draws
 from compiler.merge.attempt import Refusal
 
 SHAPES = ("shape", "size")  # literals that count rows, and so differ between parts of different size

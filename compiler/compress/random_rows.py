@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from compiler.ir.graph import Graph, Kind, Node, Operand, Value
-from compiler.ir.schema import is_random
+from compiler.ir.schema import draws
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,6 @@ class Cones:
 
     random: frozenset[str]
     data: frozenset[str]
-
-
-def draws(node: Node) -> bool:
-    """Tell whether an operation draws random numbers as it is called here."""
-    if node.op.startswith("aten.scaled_dot_product_attention") and not node.operand("dropout_p"):
-        return False
-    return node.kind is Kind.OP and is_random(node.op)
 
 
 def cones(graph: Graph) -> Cones:

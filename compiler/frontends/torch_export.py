@@ -25,8 +25,8 @@ from compiler.errors import UnsupportedModelError
 from compiler.frontends.blame import blame, source_line
 from compiler.frontends.symbols import Symbols
 from compiler.ir.edit import Editor
-from compiler.ir.graph import Graph, Operand, Signature, TensorType, Value
-from compiler.ir.schema import freeze, is_random, normalize, op_name
+from compiler.ir.graph import Graph, Kind, Node, Operand, Signature, TensorType, Value
+from compiler.ir.schema import draws, freeze, normalize, op_name
 from compiler.ir.verify import verify
 
 _DROPPED = {"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size"}
@@ -186,9 +186,9 @@ class _Import:
             raise UnsupportedModelError(
                 f"{name} runs in training mode: call .eval() before exporting the model: {_where(node)}"
             )
-        drops = name in ("dropout", "feature_dropout", "alpha_dropout") and not _flag(node, "train", 2)
-        whole = name == "scaled_dot_product_attention" and not _flag(node, "dropout_p", 4)
-        if is_random(op_name(node.target)) and not (drops or whole or self.draws):
+        op = op_name(node.target)
+        call = Node(name, Kind.OP, op, normalize(op, node.args, node.kwargs))
+        if not self.draws and draws(call):
             raise UnsupportedModelError(f"{name} draws random numbers in eval: {_where(node)}")
         if name in _DATA_DEPENDENT:
             raise UnsupportedModelError(f"the result of {name} depends on data: {_where(node)}")
@@ -256,10 +256,6 @@ class _Import:
             else:
                 raise UnsupportedModelError(f"an output of kind {spec.kind.name} is not supported")
         self.editor.output(results)
-
-
-def _flag(node: Any, name: str, position: int) -> Any:
-    return node.kwargs.get(name, node.args[position] if len(node.args) > position else False)
 
 
 def _module(node: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from compiler.ir.graph import Operand
+from compiler.ir.graph import Kind, Node, Operand
 
 
 @lru_cache(maxsize=2048)
@@ -39,9 +39,15 @@ def op_name(target: torch._ops.OpOverload) -> str:
     return f"{target.namespace}.{target._opname}.{target._overloadname}"
 
 
-def is_random(op: str) -> bool:
-    """Tell whether an operator draws random numbers."""
-    return torch.Tag.nondeterministic_seeded in overload(op).tags
+# What an operator that may draw random numbers is given where it does not.
+_STILL = {"dropout_p": 0.0, "p": 0.0, "train": False, "training": False}
+
+
+def draws(node: Node) -> bool:
+    """Tell whether a node draws random numbers: attention without dropout does not, nor dropout in eval."""
+    if node.kind is not Kind.OP or not _is_random(node.op):
+        return False
+    return not any(key in _STILL and operand == _STILL[key] for key, operand in node.operands)
 
 
 def normalize(
@@ -76,3 +82,8 @@ def _value(argument: Any, given: Mapping[str, Operand]) -> Operand:
 def freeze(value: Any) -> Operand:
     """Return a default or literal with lists turned into tuples."""
     return tuple(freeze(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _is_random(op: str) -> bool:
+    """Tell whether an operator can draw random numbers."""
+    return torch.Tag.nondeterministic_seeded in overload(op).tags

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,9 +21,6 @@ from compiler.merge.attempt import Refusal
 from compiler.merge.shift import Shift
 from compiler.merge.sizes import sizes
 from compiler.merge.tap_map import TapMap
-
-if TYPE_CHECKING:
-    from compiler.merge.region import Affine
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +54,7 @@ class Form:
     `positions` counts those of the table. `base` is the type of the entry after `moves`, with its channels
     on `base_axis`. `pending` are the movements since the base, `origin` where those begin that the
     arrangement undoes. `uneven` names the operation at which the shift came to depend on the position.
-    `shape_only`: it holds for the compiled shape only.
+    `shape_only`: it holds for the compiled shape only. `unshuffled`: patches became channels on the way.
     """
 
     taps: TapMap
@@ -74,6 +70,7 @@ class Form:
     origin: Origin | None = None
     uneven: str = ""
     shape_only: bool = False
+    unshuffled: bool = False
 
     @property
     def real(self) -> bool:
@@ -106,56 +103,6 @@ def entry_form(graph: Graph, entry: Value, axis: int, weights: bool) -> Form:
 def grid_of(shape: tuple[Dim, ...], axis: int) -> tuple[Dim, ...]:
     """Return the spatial sizes of a shape: all but the leading axis and the channel axis."""
     return tuple(d for i, d in enumerate(shape) if i not in (0, axis))
-
-
-def evaluate(
-    graph: Graph,
-    affine: Affine,
-    entry: Value,
-    values: list[Value],
-    axis: int,
-    weights: bool,
-    commuting: bool = False,
-    known: dict[Value, Form | Refusal] | None = None,
-) -> dict[Value, Form | Refusal]:
-    """Return the form of each of `values` relative to `entry`, or why it has none.
-
-    Without `weights` the matrices live on the meta device: geometry and price for nothing. A refusal
-    names the operation that has no place in one map, and spreads to what reads it. With `commuting`,
-    operations that can go in front of a matrix do so rather than become part of it. `known` holds forms
-    found before, and gains the new ones.
-    """
-    forms = {} if known is None else known
-    if entry not in forms:
-        try:
-            forms[entry] = entry_form(graph, entry, axis, weights)
-        except Refusal as refusal:
-            forms[entry] = refusal.at(entry.node)
-    for value in values:
-        forms[value] = _form(affine, value, forms, commuting)
-    return forms
-
-
-def _form(
-    affine: Affine, value: Value, forms: dict[Value, Form | Refusal], commuting: bool
-) -> Form | Refusal:
-    node = affine.nodes[value]
-    apply = node.commuted if commuting and node.commuted else node.apply
-    terms: list[Form] = []
-    for term in node.terms:
-        found = forms.get(term)
-        if found is None:
-            return Refusal("it mixes another value in", value.node)
-        if isinstance(found, Refusal):
-            return found
-        terms.append(found)
-    try:
-        form = settled(apply(terms))
-    except Refusal as refusal:
-        return refusal.at(value.node)
-    uneven = next((t.uneven for t in terms if t.uneven), "") or value.node
-    is_map = form.shift is not None and form.shift.dim() > 1
-    return replace(form, uneven=uneven if is_map else "")
 
 
 def settled(form: Form) -> Form:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from compiler.ir.graph import Graph, Kind, Node, Value
-from compiler.ir.schema import is_random
+from compiler.ir.schema import draws
 from compiler.merge.affine_ops import affine
 from compiler.merge.attempt import Attempt, Outcome
 from compiler.merge.describe import window
@@ -37,7 +37,7 @@ def _reasons(graph: Graph, node: Node) -> Iterator[tuple[str, str]]:
         if node.operand("training") or node.operand("running_mean") is None:
             yield "it normalises by the batch statistics, so it is no affine operation", node.name
         return
-    if is_random(node.op) and _whole(graph, node):
+    if draws(node) and _whole(graph, node):
         yield "it draws random numbers at every call; nothing behind it is folded", node.name
         return
     if node.op.startswith("aten.fft_irfft"):
@@ -79,7 +79,7 @@ def _cause(graph: Graph, value: Value) -> tuple[str, str]:
         node = graph.node(name)
         if node.kind in (Kind.INPUT, Kind.STATE):
             causes.setdefault(node.kind, name)
-        elif node.kind is Kind.OP and is_random(node.op):
+        elif draws(node):
             causes.setdefault("random", name)
         work += [v.node for _, v in node.values()]
     if "random" in causes:

@@ -14,7 +14,8 @@ from compiler.ir.graph import Graph, TensorType, Value
 from compiler.merge.attempt import Refusal
 from compiler.merge.describe import describe_form
 from compiler.merge.emit import programs
-from compiler.merge.form import Form, evaluate
+from compiler.merge.form import Form
+from compiler.merge.forms import evaluate
 from compiler.merge.price import Price, program_counts
 from compiler.merge.region import Affine, affine_structure, readers
 from compiler.merge.site import site
@@ -94,7 +95,7 @@ class Regions:
                     found += [replace(p, found=describe_form(form)) for p in written]
                 except Refusal as refusal:
                     refusals.append(refusal.at(exit_.node))
-                if not self._commutes(entry, exit_):
+                if not self._commutes(entry, exit_, axis):
                     break
             if found:
                 return found
@@ -123,8 +124,12 @@ class Regions:
             raise found
         return found
 
-    def _commutes(self, entry: Value, exit_: Value) -> bool:
-        return any(self.affine.nodes[v].commuted for v in self.affine.between(entry, exit_))
+    def _commutes(self, entry: Value, exit_: Value, axis: int) -> bool:
+        """Tell whether an operation of a region can go in front of its matrices too."""
+        values = self.affine.between(entry, exit_)
+        forms = self._forms.get((entry, axis, False), {})
+        patched = (isinstance(f := forms.get(v), Form) and f.unshuffled for v in values)
+        return any(self.affine.nodes[v].commuted for v in values) or any(patched)
 
     def emitted(self, entry: Value, exit_: Value, price: Price) -> tuple[float, Program]:
         """Return the cheapest program and its price; raises Refusal.

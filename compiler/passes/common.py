@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Kind, Node, Operand, Value
-from compiler.ir.schema import is_random
+from compiler.ir.schema import draws
 
 
 def share_computations(graph: Graph) -> Graph:
@@ -16,7 +16,7 @@ def share_computations(graph: Graph) -> Graph:
     first: dict[tuple[object, ...], Node] = {}
     for original in graph.ops():
         node = editor.graph.node(original.name)
-        if is_random(node.op) or node.kind is not Kind.OP:
+        if draws(node) or node.kind is not Kind.OP:
             continue
         key = (node.op, tuple((k, _key(o)) for k, o in node.operands), node.types)
         known = first.setdefault(key, node)

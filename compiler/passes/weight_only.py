@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from compiler.ir.graph import Graph, Kind, Node, Operand, Sym, Value
-from compiler.ir.schema import is_random
+from compiler.ir.schema import draws
 from compiler.passes.copies import COPY
 
 # Operations whose `self` gives a shape and a dtype, never its contents.
@@ -75,7 +75,7 @@ def cone(graph: Graph, roots: Iterable[str], stored: Collection[str] = ()) -> se
 
 def _repeatable(node: Node) -> bool:
     return (
-        not is_random(node.op)
+        not draws(node)
         and not node.op.startswith("quantized_decomposed.")  # int8 weights stay int8
         and node.op not in _UNINITIALISED
         and all(type_.static for type_ in node.types)

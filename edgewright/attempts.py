@@ -17,7 +17,8 @@ def attempt_documents(attempts: Sequence[Attempt], method: str) -> list[dict[str
 
 def count_outcomes(attempts: Sequence[Attempt]) -> dict[str, int]:
     """Return how many regions were merged, kept and refused."""
-    return {outcome.value: sum(a.outcome is outcome for a in attempts) for outcome in Outcome}
+    of_regions = (o for o in Outcome if o is not Outcome.BARRIER)
+    return {outcome.value: sum(a.outcome is outcome for a in attempts) for outcome in of_regions}
 
 
 def gained_macs(documents: Sequence[Mapping[str, Any]]) -> float:

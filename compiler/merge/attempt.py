@@ -27,6 +27,7 @@ class Outcome(StrEnum):
     MERGED = "merged"
     KEPT = "kept"  # legal, and not cheaper
     REFUSED = "refused"  # not equal, or not provably so
+    BARRIER = "barrier"  # no region: an operation that is not affine, between regions
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ probability one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +31,49 @@ def residual(regions: Regions, entry: Value, exit_: Value, program: Program) -> 
     got = _program(program, start)
     scale = float(wanted.abs().max())
     return float((got - wanted).abs().max()) / max(scale, 1e-300) if wanted.numel() else 0.0
+
+
+@torch.no_grad()
+def agreement(
+    before: Graph, after: Graph, pairs: Sequence[tuple[Value, Value]], entries: Iterable[Value]
+) -> float | None:
+    """Return how far values of one graph are from those of another, on random values at the entries.
+
+    `pairs` are a value of each graph. None where a size is only known at run time.
+    """
+    generator = torch.Generator().manual_seed(0)
+    start: dict[Value, Any] = {}
+    for value in entries:
+        type_ = before.type_of(value)
+        if not type_.static:
+            return None
+        drawn = torch.randn(sizes(before, type_), generator=generator, dtype=torch.float64)
+        start[value] = drawn if type_.dtype.is_floating_point else torch.zeros_like(drawn, dtype=type_.dtype)
+    wanted = _cone(before, [old for old, _ in pairs], dict(start))
+    got = _cone(after, [new for _, new in pairs], start)
+    scale = max((float(w.abs().max()) for w in wanted if w.numel()), default=0.0)
+    apart = (float((g - w).abs().max()) for g, w in zip(got, wanted, strict=True) if w.numel())
+    return max(apart, default=0.0) / max(scale, 1e-300)
+
+
+def _cone(graph: Graph, targets: Sequence[Value], values: dict[Value, Any]) -> list[torch.Tensor]:
+    """Run what leads from known values to the targets, in float64."""
+    names: set[str] = set()
+    work = [v.node for v in targets if v not in values]
+    while work:
+        name = work.pop()
+        if name not in names:
+            names.add(name)
+            work += [v.node for _, v in graph.node(name).values() if v not in values]
+    bound = bindings(graph)
+    for node in graph.nodes():
+        if node.name in names and node.kind is Kind.CONSTANT:
+            tensor = graph.constants[node.name].tensor
+            assert tensor is not None
+            values[node.value] = widen(tensor, torch.float64)
+        elif node.name in names:
+            run_node(node, values, bound, torch.float64)
+    return [values[v] for v in targets]
 
 
 def _weights(program: Program) -> list[torch.Tensor]:

@@ -22,6 +22,8 @@ from compiler.ir.graph import Graph, Value
 from compiler.merge.apply import apply_program
 from compiler.merge.associate import associate
 from compiler.merge.attempt import Attempt, Outcome, Refusal
+from compiler.merge.barriers import barriers
+from compiler.merge.centre import centre
 from compiler.merge.contraction import contract
 from compiler.merge.fan_out import absorb_fan_out
 from compiler.merge.gauge import along_streams, through_activations
@@ -62,7 +64,9 @@ def merge(
         attempts = [a for a in attempts if a.outcome is Outcome.MERGED or a in orders] + found
         if all(a.outcome is not Outcome.MERGED for a in found):
             break
-    return restored(share(drop_neutral(graph))), (*attempts, *live_weights(graph))
+    graph = restored(share(drop_neutral(graph)))
+    graph, centred = centre(graph, Price(graph, prior, table))
+    return graph, (*attempts, *centred, *live_weights(graph), *barriers(graph))
 
 
 def certain_merges(graph: Graph, prior: Roofline, keep: Collection[str] = ()) -> tuple[Graph, list[Attempt]]:

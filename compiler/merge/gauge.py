@@ -10,19 +10,16 @@ by `a`, every reader's columns by `1 / a`, and `b` is added to the last writer's
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, Value
-from compiler.merge.affine_ops import affine
 from compiler.merge.attempt import Attempt, Outcome, Refusal
-from compiler.merge.form import entry_form, settled
+from compiler.merge.stream import LINEAR, Stream, channel_axis, check_own, stream_of
 
 _HOMOGENEOUS = ("aten.relu.default", "aten.leaky_relu.default", "aten.max_pool2d.default", "aten.abs.default")
-_LINEAR = ("aten.linear.default", "aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default")
 
 
 def through_activations(graph: Graph) -> Graph:
@@ -48,18 +45,9 @@ def _scaled_source(graph: Graph, node: Node) -> Node | None:
     scale = graph.constant(source.operand("other")) if source.op == "aten.mul.Tensor" else None
     if scale is None or scale.numel() not in (1, max(scale.shape, default=1)) or not bool((scale > 0).all()):
         return None
-    absorbed = all(r.op in _LINEAR for r in graph.users(node.name))
+    absorbed = all(r.op in LINEAR for r in graph.users(node.name))
     whole = graph.type_of(source.operand("self")) == source.type and len(graph.uses(source.value)) == 1
     return source if absorbed and whole else None
-
-
-@dataclass
-class Stream:
-    """The values of a residual stream with the axis of their channels, their writers and readers."""
-
-    axes: dict[Value, int] = field(default_factory=dict)
-    writers: dict[str, Node] = field(default_factory=dict)
-    readers: dict[str, Node] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,94 +109,25 @@ def _stream(graph: Graph, end: End) -> Stream:
     """Return everything that writes and reads the stream; raises Refusal naming what is not linear."""
     if bool((end.scale == 0).any()):
         raise Refusal("a channel is scaled by zero, which no writer's scale can undo", end.nodes[0].name)
-    stream = Stream()
-    work = [(end.value, end.axis)]
-    while work:
-        value, axis = work.pop()
-        if stream.axes.setdefault(value, axis) != axis:
-            raise Refusal("the stream keeps its channels in two places", value.node)
-        for found in (*_sources(graph, value, axis, stream), *_targets(graph, value, axis, stream, end)):
-            if found[0] not in stream.axes:
-                work.append(found)
+
+    def writes(node: Node, axis: int) -> bool:
+        return node.op in LINEAR and channel_axis(node) == axis
+
+    def reads(node: Node, path: str, axis: int) -> bool:
+        if node.name == end.nodes[0].name:
+            return True
+        grouped = node.op != "aten.linear.default" and node.operand("groups") != 1
+        return node.op in LINEAR and path == "input" and channel_axis(node) == axis and not grouped
+
+    stream = stream_of(graph, end.value, end.axis, writes, reads)
+    del stream.readers[end.nodes[0].name]
     return stream
-
-
-def _sources(graph: Graph, value: Value, axis: int, stream: Stream) -> Iterator[tuple[Value, int]]:
-    node = graph.producer(value)
-    if _is_sum(graph, node):
-        yield from ((node.operand(k), axis) for k in ("self", "other"))
-    elif node.op in _LINEAR and _channel_axis(node) == axis:
-        stream.writers[node.name] = node
-    else:
-        source = _moved(graph, value, axis)
-        if source is None:
-            raise Refusal("the stream is written by an operation that is not linear", node.name)
-        yield source
-
-
-def _targets(graph: Graph, value: Value, axis: int, stream: Stream, end: End) -> Iterator[tuple[Value, int]]:
-    for node, path in graph.uses(value):
-        if node.name == end.nodes[0].name and value == end.value:
-            continue
-        if _is_sum(graph, node):
-            yield node.value, axis
-        elif node.op in _LINEAR and path == "input" and _channel_axis(node) == axis and not _padded_up(node):
-            stream.readers[node.name] = node
-        else:
-            made = _moved_on(graph, value, axis, node)
-            if made is None:
-                raise Refusal("the stream is read by an operation that is not linear", node.name)
-            yield made
-
-
-def _padded_up(node: Node) -> bool:
-    return node.op != "aten.linear.default" and node.operand("groups") != 1
-
-
-def _is_sum(graph: Graph, node: Node) -> bool:
-    both = (node.operand("self"), node.operand("other"))
-    plain = node.op == "aten.add.Tensor" and all(isinstance(v, Value) for v in both)
-    return plain and all(graph.type_of(v) == node.type and graph.constant(v) is None for v in both)
-
-
-def _channel_axis(node: Node) -> int:
-    return node.type.rank - 1 if node.op == "aten.linear.default" else 1
-
-
-def _moved(graph: Graph, value: Value, axis: int) -> tuple[Value, int] | None:
-    """Return the value behind a movement and its channel axis, None where there is none."""
-    found = affine(graph, value)
-    if found is None or not found.relabels:
-        return None
-    source = found.terms[0]
-    for candidate in range(1, graph.type_of(source).rank):
-        made = _moved_on(graph, source, candidate, graph.producer(value))
-        if made == (value, axis):
-            return source, candidate
-    return None
-
-
-def _moved_on(graph: Graph, value: Value, axis: int, node: Node) -> tuple[Value, int] | None:
-    """Return what a movement makes of a value with its channels on `axis`, and where they are then."""
-    found = affine(graph, node.value)
-    if found is None or not found.relabels:
-        return None
-    try:
-        form = settled(found.apply([entry_form(graph, value, axis, False)]))
-    except Refusal:
-        return None
-    whole = form.arrangement is None and form.taps.channels_out == form.shape[form.axis]
-    return (node.value, form.axis) if whole and form.taps.diagonal else None
 
 
 def _rewrite(editor: Editor, end: End, stream: Stream) -> None:
     """Scale writers and readers and drop the end; raises Refusal where a weight is not theirs alone."""
     graph = editor.graph
-    for node in (*stream.writers.values(), *stream.readers.values()):
-        for name in ("weight", "bias"):
-            value = node.operand(name)
-            if value is not None and (graph.constant(value) is None or len(graph.uses(value)) != 1):
-                raise Refusal("a weight on the stream is shared, and would be stored twice", node.name)
+    check_own(graph, (*stream.writers.values(), *stream.readers.values()))
     last = _last_writer(graph, end, stream) if end.shift is not None else None
     for name in {**stream.writers, **stream.readers}:
         node = editor.graph.node(name)

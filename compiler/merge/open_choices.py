@@ -15,8 +15,9 @@ from compiler.cost.latency_table import LatencyTable
 from compiler.cost.roofline import PRIOR, Roofline
 from compiler.ir.graph import Graph, Value
 from compiler.merge.attempt import Refusal
+from compiler.merge.centre import centring_kernels
 from compiler.merge.engine import certain_merges
-from compiler.merge.norms import exposed, follows_norm
+from compiler.merge.norms import exposed, follows_norm, restored
 from compiler.merge.path import starts
 from compiler.merge.regions import Regions
 
@@ -33,6 +34,7 @@ def open_kernels(
     found: dict[Kernel, None] = {}
     for root in regions.affine.roots:
         found |= dict.fromkeys(_of_chain(regions, regions.affine.chain(root)))
+    found |= dict.fromkeys(centring_kernels(restored(graph)))
     known = () if table is None else table.entries
     return tuple(k for k in found if k.op not in FREE and k.text not in known)
 

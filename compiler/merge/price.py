@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from compiler.cost.counts import FREE, Counts, counts, node_counts
-from compiler.cost.kernel import Kernel, kernel_of
+from compiler.cost.kernel import Kernel, kernel_counts, kernel_of
 from compiler.cost.latency_table import LatencyTable
 from compiler.cost.roofline import Roofline
 from compiler.ir.dims import hint
@@ -55,6 +55,12 @@ class Price:
         if self.table is None:
             return self.prior.cost(node_counts(self.graph, node))
         return self._known(kernel_of(self.graph, node))
+
+    def kernel(self, kernel: Kernel) -> float:
+        """Return the price of a call; infinite where a table does not know it."""
+        if kernel.op in FREE:
+            return 0.0
+        return self.prior.cost(kernel_counts(kernel)) if self.table is None else self._known(kernel)
 
     def _known(self, kernel: Kernel) -> float:
         assert self.table is not None

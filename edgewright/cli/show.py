@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,8 @@ def explanation(document: Mapping[str, Any], everything: bool) -> None:
         left = [a for a in attempts if a["outcome"] == outcome]
         reasons = [(_site(a, several), a["node"], _reason(a)) for a in _first(left, everything)]
         emit_table(f"{outcome}: {len(left)} regions", ("where", "node", "reason"), reasons)
+    between = Counter(a["reason"] for a in attempts if a["outcome"] == "barrier")
+    emit_table("between regions", ("reason", "times"), between.most_common())
     for method, placed in document["placements"].items():
         rows = [
             (p["origin"] or p["node"], p["place"], _bytes(p), p["reason"]) for p in _first(placed, everything)

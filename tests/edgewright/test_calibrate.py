@@ -56,6 +56,7 @@ class Paper:
     lowered: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     name: str = "paper"
+    folds_at_load: bool = False
 
     def installed(self):
         return None

@@ -77,6 +77,7 @@ class Paper:
     lowered: list[str] = field(default_factory=list)
     stop_at: int | None = None
     name: str = "paper"
+    folds_at_load: bool = False
 
     def installed(self):
         return None

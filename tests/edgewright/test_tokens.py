@@ -147,6 +147,7 @@ class TorchTarget:
     """Runs the graphs it lowered with torch; those of the method in `wrong` are off."""
 
     name = "executorch"
+    folds_at_load = False
     wrong = ""
     extra = 100
 

@@ -102,8 +102,12 @@ def test_compile_profile_and_explain(files, tmp_path, run):
     assert "median" in run("profile", out, "--database", tmp_path / "m.db", "--allow-unstable", *shared)
 
     explained = json.loads(run("explain", out, "--json"))
-    assert [a["outcome"] for a in explained["attempts"]] == ["merged"]
-    assert "merged: 1 regions" in run("explain", f"{files / 'models.py'}:net")
+    [merged, between] = explained["attempts"]
+    assert (merged["outcome"], merged["form"]) == ("merged", "tap map 3x3, 3 to 8 channels, bias")
+    assert merged["residual"] < 1e-12 and merged["before"]["bytes"] > merged["after"]["bytes"]
+    assert (between["outcome"], between["reason"]) == ("barrier", "relu is not affine in its input")
+    shown = run("explain", f"{files / 'models.py'}:net")
+    assert "merged: 1 regions, priced by roofline prior" in shown and "tap map 3x3" in shown
 
 
 @pytest.mark.parametrize("batch", [(), ("--dynamic-batch",)])

@@ -63,6 +63,8 @@ def test_prompts_become_a_classifier(files, tmp_path, capsys):
     manifest = compiled(files, tmp_path / "out", capsys)
     [method] = manifest["methods"]
     assert [(i["name"], i["shape"]) for i in method["inputs"]] == [("image", [1, 3, 16, 16])]
+    frozen = {"name": "tokens", "shape": [5, 7], "dtype": "int64", "value": None}
+    assert manifest["frozen"] == [frozen], "35 values are too many for the manifest"
     assert [o["shape"] for o in method["outputs"]] == [[1, 5]]
     assert not {"embedding", "tanh", "exp", "batch_norm"} & set(ops(manifest))
     assert manifest["verification"]["passed"]

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.models.small import ConvNorm, Sum, merged, randomize, reasons
+from tests.models.small import ConvNorm, Function, Sum, merged, randomize, reasons
 
 pytestmark = pytest.mark.core
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(2, 8, 12, 10, generator=GENERATOR)
 ROW = torch.randn(2, 8, 13, generator=GENERATOR)
 VOLUME = torch.randn(1, 4, 5, 6, 7, generator=GENERATOR)
-
-
-class Function(nn.Module):
-    """Layers and a function of them and the input."""
-
-    def __init__(self, function: Callable[..., torch.Tensor], *layers: nn.Module) -> None:
-        super().__init__()
-        self.function, self.layers = function, nn.ModuleList(layers)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x, *self.layers)
 
 
 def sequence(*layers: nn.Module) -> nn.Module:

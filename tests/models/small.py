@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +46,17 @@ class Sum(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return sum((b(x) for b in self.branches[1:]), self.branches[0](x))
+
+
+class Function(nn.Module):
+    """Layers and a function of them and the input."""
+
+    def __init__(self, function: Callable[..., torch.Tensor], *layers: nn.Module) -> None:
+        super().__init__()
+        self.function, self.layers = function, nn.ModuleList(layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x, *self.layers)
 
 
 def compile_graph(module: nn.Module, *inputs: torch.Tensor) -> Graph:

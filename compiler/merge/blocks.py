@@ -196,13 +196,14 @@ def _gathered(matrix: Blocks, factor: int) -> Blocks:
     weight = matrix.weight.reshape(count, groups // factor, factor, per, width)
     if all(len(set(s)) == 1 for s in sources):
         return Blocks(weight.flatten(2, 3), tuple(s[0] for s in sources), matrix.columns)
-    neighbours = all(s[0] % factor == 0 and s == tuple(range(s[0], s[0] + factor)) for s in sources)
-    if not neighbours or matrix.columns % (factor * width):
+    together = all(len({i // factor for i in s}) == 1 for s in sources)
+    if not together or matrix.columns % (factor * width):
         spread = regrouped(matrix, 1)
         return _finer(spread, factor * per)
     wide = weight.new_zeros(count, groups // factor, factor, per, factor, width)
-    index = torch.arange(factor, device=weight.device)
-    wide[:, :, index, :, index] = weight.permute(2, 0, 1, 3, 4)
+    group, row = torch.arange(groups // factor)[:, None], torch.arange(factor)[None]
+    place = torch.tensor(sources) % factor
+    wide[:, group, row, :, place] = weight.permute(1, 2, 0, 3, 4)
     wide = wide.reshape(count, groups // factor, factor * per, factor * width)
     return Blocks(wide, tuple(s[0] // factor for s in sources), matrix.columns)
 

@@ -26,7 +26,7 @@ from compiler.merge.attempt import Attempt, Outcome, Refusal, Work
 from compiler.merge.certificate import agreement
 from compiler.merge.describe import describe, window
 from compiler.merge.price import Price
-from compiler.merge.stream import LINEAR, Stream, channel_axis, check_own, stream_of
+from compiler.merge.stream import LINEAR, Stream, channel_axis, shared_weight, stream_of
 
 _NORM, _RMS = "aten.layer_norm.default", "aten.rms_norm.default"
 _TABLE, _EXPAND = "aten.embedding.default", "aten.expand.default"
@@ -69,21 +69,16 @@ def centring_kernels(graph: Graph) -> Iterator[Kernel]:
 def _centrings(graph: Graph) -> Iterator[Centring | Attempt]:
     """Yield every stream that layer norms read, and what keeps a stream with a linear writer from it."""
     seen: set[str] = set()
-    told: set[str] = set()
     for node in graph.ops():
         if node.name in seen or not _normalises(node, node.type.rank - 1):
             continue
-        seen.add(node.name)
-        try:
-            stream = stream_of(graph, node.operand("input"), node.type.rank - 1, _Writes(graph, node), _reads)
-            check_own(graph, stream.writers.values())
-        except Refusal as refusal:
-            if not refusal.quiet and refusal.node not in told:
-                told.add(refusal.node)
-                yield _refused(graph, node, refusal)
-            continue
-        seen |= stream.readers.keys()
-        yield Centring(stream, tuple(stream.readers.values()))
+        stream = stream_of(graph, node.operand("input"), node.type.rank - 1, _Writes(graph, node), _reads)
+        seen |= {node.name, *stream.readers}
+        refusal = stream.refusal or shared_weight(graph, stream.writers.values())
+        if refusal is None:
+            yield Centring(stream, tuple(stream.readers.values()))
+        elif not refusal.quiet:
+            yield _refused(graph, node, refusal)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from compiler.merge.contraction import contract
 from compiler.merge.fan_out import absorb_fan_out
 from compiler.merge.gauge import along_streams, through_activations
 from compiler.merge.live_weights import live_weights
+from compiler.merge.memory import EVERY, give_back
 from compiler.merge.mixture import mix_kernels
 from compiler.merge.norms import exposed, restored
 from compiler.merge.path import Piece, emitted_pieces, solve
@@ -83,8 +84,10 @@ def _round(
     editor = Editor(graph)
     renamed: dict[Value, Value] = {}
     attempts = mixed
-    for root in visited(regions):
+    for count, root in enumerate(visited(regions), 1):
         attempts += _merge_root(regions, root, editor, renamed)
+        if count % EVERY == 0:
+            give_back()
     merged, ordered = associate(dead_code(editor.finish()), prior)
     merged, absorbed = absorb_fan_out(regions_of(merged))
     merged, moved = along_streams(dead_code(merged))
@@ -110,6 +113,7 @@ def _merge_root(regions: Regions, root: Value, editor: Editor, renamed: dict[Val
     for piece in emitted_pieces(pieces):
         if piece.exit not in renamed and piece.program is not None:
             apply_program(regions, piece.entry, piece.exit, piece.program, editor, renamed)
+    regions.forget()
     return report
 
 

@@ -11,6 +11,7 @@ from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Value
 from compiler.merge.apply import apply_program
 from compiler.merge.attempt import Attempt, Outcome, Refusal
+from compiler.merge.memory import EVERY, give_back
 from compiler.merge.price import Price
 from compiler.merge.region import readers
 from compiler.merge.regions import Regions
@@ -25,7 +26,10 @@ def absorb_fan_out(regions: Regions) -> tuple[Graph, list[Attempt]]:
     """Return the graph with every profitable fan-out absorbed, and the attempts."""
     editor, renamed, attempts = Editor(regions.graph), dict[Value, Value](), list[Attempt]()
     touched: set[Value] = set()
-    for value in regions.affine.nodes:
+    for count, value in enumerate(regions.affine.nodes, 1):
+        regions.forget()
+        if count % EVERY == 0:
+            give_back()
         made = _readers(regions, value)
         if not made:
             attempts += _half_read(regions, value)

@@ -17,7 +17,7 @@ import torch
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, Value
 from compiler.merge.attempt import Attempt, Outcome, Refusal
-from compiler.merge.stream import LINEAR, Stream, channel_axis, check_own, stream_of
+from compiler.merge.stream import LINEAR, Stream, channel_axis, shared_weight, stream_of
 
 _HOMOGENEOUS = ("aten.relu.default", "aten.leaky_relu.default", "aten.max_pool2d.default", "aten.abs.default")
 
@@ -120,6 +120,8 @@ def _stream(graph: Graph, end: End) -> Stream:
         return node.op in LINEAR and path == "input" and channel_axis(node) == axis and not grouped
 
     stream = stream_of(graph, end.value, end.axis, writes, reads)
+    if stream.refusal is not None:
+        raise stream.refusal
     del stream.readers[end.nodes[0].name]
     return stream
 
@@ -127,7 +129,9 @@ def _stream(graph: Graph, end: End) -> Stream:
 def _rewrite(editor: Editor, end: End, stream: Stream) -> None:
     """Scale writers and readers and drop the end; raises Refusal where a weight is not theirs alone."""
     graph = editor.graph
-    check_own(graph, (*stream.writers.values(), *stream.readers.values()))
+    refusal = shared_weight(graph, (*stream.writers.values(), *stream.readers.values()))
+    if refusal is not None:
+        raise refusal
     last = _last_writer(graph, end, stream) if end.shift is not None else None
     for name in {**stream.writers, **stream.readers}:
         node = editor.graph.node(name)

@@ -83,6 +83,11 @@ class Regions:
             self.real[key] = min(found, key=lambda p: price.program(p, self.type(entry)))
         return self.real[key]
 
+    def forget(self) -> None:
+        """Drop all forms and programs: the regions they are for have been dealt with."""
+        for known in (self._forms, self._programs, self.real, self.struck, self.uneven):
+            known.clear()
+
     def _all(self, entry: Value, exit_: Value, weights: bool) -> list[Program]:
         found: list[Program] = []
         refusals: list[Refusal] = []
@@ -151,9 +156,11 @@ class Regions:
         for name in inside:
             for _, value in self.graph.node(name).values():
                 weight = self.graph.constant(value)
+                if weight is None or weight.numel() <= max(weight.shape, default=1):
+                    continue
                 others = [r.name for r in self.graph.users(value.node) if r.name not in inside]
                 others = [r for r in others if not self._same_fold(entry, exit_, name, r)]
-                if weight is not None and weight.numel() > max(weight.shape, default=1) and others:
+                if others:
                     size = weight.numel() * weight.element_size()
                     raise Refusal(
                         f"un-shares {value.node!r}: its {size} bytes are read by {others[0]!r} too, and "
@@ -165,7 +172,8 @@ class Regions:
         """Tell whether another reader of a weight folds into the very same weight: they stay one."""
         nodes = self.affine.nodes
         here, there = exit_, Value(other)
-        if name != exit_.node or self.type(here) != self.graph.node(other).type:
+        types = self.graph.node(other).types  # none where it stores a state
+        if name != exit_.node or not types or self.type(here) != types[0]:
             return False
         while here != entry:
             if here not in nodes or there not in nodes or self._call(here) != self._call(there):

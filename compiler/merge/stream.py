@@ -23,42 +23,45 @@ Reads = Callable[[Node, str, int], bool]
 
 @dataclass
 class Stream:
-    """The values of a stream with the axis of their channels, their writers and readers by name."""
+    """The values of a stream with the axis of their channels, their writers and readers by name.
+
+    `refusal` says what else touches it, quietly where it has no writer: then it is no stream.
+    """
 
     axes: dict[Value, int] = field(default_factory=dict)
     writers: dict[str, Node] = field(default_factory=dict)
     readers: dict[str, Node] = field(default_factory=dict)
+    refusal: Refusal | None = None
 
 
 def stream_of(graph: Graph, start: Value, axis: int, writes: Writes, reads: Reads) -> Stream:
-    """Return everything that writes and reads a stream; raises Refusal naming what may not.
-
-    The refusal is quiet where the stream has no writer: then it is none.
-    """
+    """Return everything that writes and reads a stream."""
     stream = Stream()
     work = [(start, axis)]
     refusals: list[Refusal] = []
     while work:
         value, at = work.pop()
         if stream.axes.setdefault(value, at) != at:
-            raise Refusal("the stream keeps its channels in two places", value.node)
+            refusals.append(Refusal("the stream keeps its channels in two places", value.node))
+            continue
         for step in (_sources(graph, value, at, stream, writes), _targets(graph, value, at, stream, reads)):
             try:
                 work += [found for found in step if found[0] not in stream.axes]
             except Refusal as refusal:
                 refusals.append(refusal)
     if refusals:
-        raise Refusal(refusals[0].reason, refusals[0].node, quiet=not stream.writers)
+        stream.refusal = Refusal(refusals[0].reason, refusals[0].node, quiet=not stream.writers)
     return stream
 
 
-def check_own(graph: Graph, nodes: Iterable[Node]) -> None:
-    """Raise Refusal where a weight is not constant, or is not one node's alone."""
+def shared_weight(graph: Graph, nodes: Iterable[Node]) -> Refusal | None:
+    """Return the refusal of a weight that is not constant, or is not one node's alone."""
     for node in nodes:
         named = ("self", "weight", "bias") if node.op == "aten.expand.default" else ("weight", "bias")
         for value in (node.value,) if node.kind is Kind.CONSTANT else map(node.operand, named):
             if value is not None and (graph.constant(value) is None or len(graph.uses(value)) != 1):
-                raise Refusal("a weight on the stream is shared, and would be stored twice", node.name)
+                return Refusal("a weight on the stream is shared, and would be stored twice", node.name)
+    return None
 
 
 def channel_axis(node: Node) -> int:

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from tests.models.small import ConvNorm, Sum, merged, randomize, reasons
+from compiler.cost.roofline import Roofline
+from compiler.merge import merge
+from tests.models.small import ConvNorm, Sum, compile_graph, error, merged, randomize, reasons
 
 pytestmark = pytest.mark.core
 # The same examples in every run; `--hypothesis-seed` with derandomize off explores further.
@@ -120,6 +122,46 @@ def test_sequences_stay_equal_whether_merged_or_refused(case: tuple[nn.Module, t
     assert "aten.batch_norm.default" not in graph.histogram()
 
 
+@st.composite
+def overlapping_pairs(draw: st.DrawFn) -> tuple[nn.Module, torch.Tensor]:
+    """Two convolutions of one channel that meet both tests of `merges.md` 1.4, a BatchNorm behind each.
+
+    `e1 <= p1 + s1` on the left and `e1 <= p1 + s1 - r` on the right, with r what the last window leaves over; and
+    no shift in between.
+    """
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    axes: list[tuple[int, int, int, int, int]] = []
+    for _ in range(2):
+        kernel, dilation, stride = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 3))
+        extent = dilation * (kernel - 1) + 1
+        padding = draw(st.integers(max(0, extent - stride), extent))
+        least = draw(st.integers(12, 15))
+        over = (least + 2 * padding - extent) % stride
+        size = least if extent <= padding + stride - over else least - over
+        axes.append((kernel, dilation, stride, padding, size))
+    kernels, dilations, strides, paddings, sizes = zip(*axes, strict=True)
+    one = nn.Conv2d(1, 1, kernels, strides, paddings, dilations, bias=False)
+    norm = nn.BatchNorm2d(1)
+    kernel = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    padding = (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
+    two = nn.Conv2d(1, 2, kernel, draw(st.integers(1, 2)), padding)
+    module = randomize(nn.Sequential(one, norm, two, nn.BatchNorm2d(2)))
+    norm.running_mean.zero_()
+    nn.init.zeros_(norm.bias)
+    return module, torch.randn(1, 1, *sizes)
+
+
+@given(overlapping_pairs())
+@SETTINGS
+def test_a_pair_whose_paddings_agree_is_one(case: tuple[nn.Module, torch.Tensor]) -> None:
+    module, x = case[0].double(), case[1].double()
+    # Where only launches cost, nothing but the padding could stand against it.
+    graph, attempts = merge(compile_graph(module, x), prior=Roofline(launch_macs=1e9))
+    assert error(graph, module, [x]) < 1e-9
+    assert not reasons(attempts, "refused")
+    assert graph.histogram() == {"aten.conv2d.default": 1}
+
+
 @given(st.integers(0, 2**31), st.integers(0, 1), st.booleans())
 @SETTINGS
 def test_pointwise_chains_of_any_length_become_one(seed: int, extra: int, bias: bool) -> None:
@@ -147,6 +189,4 @@ def test_the_judge_sees_a_wrong_weight() -> None:
     graph, _ = merged(module, x)
     name = next(n for n in graph.constants if n.endswith("weight"))
     graph.constants[name].tensor[0, 0, 0, 0] += 1e-6
-    from tests.models.small import error
-
     assert error(graph, module, [x]) > 1e-9

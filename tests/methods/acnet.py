@@ -71,5 +71,11 @@ MERGES = tuple(Merge(name, lambda o=options: block(**o), ONE) for name, options 
 REFUSALS = (
     Refusal("d2, paddings not scaled", lambda: block(d=2, scaled=False), {}, "cannot be exported"),
     # On a 3×3 image the outputs are 1×1, 3×1 and 1×3: the same block runs, and its additions broadcast.
-    Refusal("d2, broadcasting", lambda: block((3, 3), d=2, scaled=False), {"conv2d": 3, "add": 2}),
+    Refusal(
+        "d2, broadcasting",
+        lambda: block((3, 3), d=2, scaled=False),
+        {"conv2d": 3, "add": 2},
+        reason="add joins values",
+        node="add",
+    ),
 )

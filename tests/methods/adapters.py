@@ -49,6 +49,18 @@ class Adapter(nn.Module):
         return x + self.scale * (F.linear(h, up) + self.bias)
 
 
+class Bare(nn.Module):
+    """An adapter of generated weights and its residual; the task an input."""
+
+    def __init__(self, width: int = 16, rank: int = 3) -> None:
+        super().__init__()
+        self.generator = Generator(width, rank)
+
+    def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+        down, up = self.generator(task)
+        return x + F.linear(F.gelu(F.linear(x, down)), up)
+
+
 class Identity(nn.Module):
     """An adapter without activation, after a dense layer or alone."""
 
@@ -82,12 +94,34 @@ MERGES = (
         KEPT,
         settings={"freeze": {"task": torch.tensor([2])}, "constants": 4},
     ),
+    # One row of either table for each task: the generator has run.
+    Merge(
+        "task an input, a table of generated weights",
+        lambda: (scramble(Bare()), (sample(2, 5, 16), TASK)),
+        {"embedding": 2, "linear": 2, "gelu": 1, "add": 1},
+        settings={"other": {"task": torch.tensor([2])}, "constants": 2},
+        gap="a generator behind an index is computed at every call",
+    ),
     Merge("no activation, after a dense layer", lambda: identity(True), {"linear": 1}),
 )
 REFUSALS = (
-    Refusal("the activation stays", adapter, {"linear": 2, "gelu": 1}),
-    Refusal("task an input", lambda: adapter(TASK), {"gelu": 1, "layer_norm": 1, "embedding": 1}),
+    Refusal(
+        "the activation stays", adapter, {"linear": 2, "gelu": 1}, reason="gelu is not affine", node="gelu"
+    ),
+    Refusal(
+        "task an input",
+        lambda: adapter(TASK),
+        {"gelu": 1, "layer_norm": 1, "embedding": 1},
+        "depends on the input 'task'",
+        "task",
+        settings={"other": {"task": torch.tensor([2])}},
+    ),
 )
 DEARER = (
-    Dearer("no activation, alone", lambda: identity(False, width=256, rows=256), {"linear": 2, "add": 1}),
+    Dearer(
+        "no activation, alone",
+        lambda: identity(False, width=256, rows=256),
+        {"linear": 2, "add": 1},
+        node="add",
+    ),
 )

@@ -16,7 +16,8 @@ from tests.methods.method import Built, Merge, Method, Refusal
 
 METHOD = Method("2.13", "ConvBN modes", "arXiv 2305.11624", "M1+M2")
 
-Conv = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d
+Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+Conv = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | Transposed
 
 
 class ConvNorm(nn.Module):
@@ -44,10 +45,11 @@ class ConvNorm(nn.Module):
         bias = n.bias - c * n.running_mean if conv.bias is None else n.bias + c * (conv.bias - n.running_mean)
         if isinstance(conv, nn.Linear):
             return F.linear(x, weight * c.view(-1, 1), bias)
-        if isinstance(conv, nn.ConvTranspose2d):
+        if isinstance(conv, Transposed):
             g, trailing = conv.groups, (1,) * (weight.dim() - 2)
             weight = (weight.view(g, -1, *weight.shape[1:]) * c.view(g, 1, -1, *trailing)).view_as(weight)
-            return F.conv_transpose2d(x, weight, bias, conv.stride, conv.padding, conv.output_padding, g)
+            convolve = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[weight.dim() - 3]
+            return convolve(x, weight, bias, conv.stride, conv.padding, conv.output_padding, g)
         convolve = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
         weight = weight * c.view(-1, *(1,) * (weight.dim() - 1))
         return convolve(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -88,6 +90,16 @@ LAYERS = {  # name: (layer, norm, size of the input)
     "conv1d": (lambda: nn.Conv1d(8, 12, 3, 2, 1, groups=4, bias=False), nn.BatchNorm1d, (2, 8, 13)),
     "conv2d": (lambda: nn.Conv2d(8, 12, 3, 2, 2, 2), nn.BatchNorm2d, (2, 8, 11, 13)),
     "conv3d": (lambda: nn.Conv3d(8, 12, 3, 1, 1, bias=False), nn.BatchNorm3d, (1, 8, 5, 7, 3)),
+    "conv_transpose1d": (
+        lambda: nn.ConvTranspose1d(8, 12, 4, 3, 1, 2, groups=4, bias=False),
+        nn.BatchNorm1d,
+        (2, 8, 7),
+    ),
+    "conv_transpose3d": (
+        lambda: nn.ConvTranspose3d(8, 12, 3, 2, 1, groups=2),
+        nn.BatchNorm3d,
+        (1, 8, 3, 5, 4),
+    ),
     "conv_transpose2d": (
         lambda: nn.ConvTranspose2d(8, 12, 3, 2, 1, 1, groups=2),
         nn.BatchNorm2d,
@@ -104,7 +116,12 @@ def mode(name: str, layer: str) -> Built:
 
 MERGES = (
     *(
-        Merge(f"{m} {layer}", lambda m=m, layer=layer: mode(m, layer), {layer: 1, "relu": 1})
+        Merge(
+            f"{m} {layer}",
+            lambda m=m, layer=layer: mode(m, layer),
+            {layer: 1, "relu": 1},
+            folds=m == "tune",
+        )
         for m in ("eval", "tune")
         for layer in LAYERS
     ),
@@ -114,8 +131,18 @@ REFUSALS = (
     Refusal("train", lambda: mode("train", "conv2d"), {}, "training mode"),
     Refusal("no running statistics", lambda: mode("batch", "conv2d"), {}, "training mode"),
     # What stays of the BatchNorm is a depthwise 1×1.
-    Refusal("read before the norm", lambda: block(TwoReaders()), {"conv2d": 2, "relu": 1, "sigmoid": 1}),
     Refusal(
-        "two features for each channel", lambda: block(Regrouped(16), 2, 8, 10, 13), {"conv2d": 2, "relu": 1}
+        "read before the norm",
+        lambda: block(TwoReaders()),
+        {"conv2d": 2, "relu": 1, "sigmoid": 1},
+        "which cannot absorb it",
+        "sigmoid",
+    ),
+    Refusal(
+        "two features for each channel",
+        lambda: block(Regrouped(16), 2, 8, 10, 13),
+        {"conv2d": 2, "relu": 1},
+        reason="relu is not affine",
+        node="relu",
     ),
 )

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.export import Dim
 from torch.nn import functional as F
 
 from compiler.merge import Exactness
-from tests.methods.judge import scramble
+from tests.methods.judge import sample, scramble
 from tests.methods.method import Built, Dearer, Merge, Method, Refusal
 from tests.models.small import ConvNorm
 
@@ -146,9 +147,27 @@ MERGES = (
     Merge("padded with zeros", lambda: block(dbb(zeros=True)), {**ONE, "add": 1}, Exactness.SHAPE),
 )
 REFUSALS = (
+    Refusal("k4 s1, even", lambda: block(dbb(k=(4, 4))), {}, "cannot be exported"),
+    Refusal(
+        "padded with zeros, sizes known at run time",
+        lambda: block(dbb(zeros=True)[3:]),
+        {"conv2d": 2},
+        "a shift meets zero padding on axis 0, whose size is only known at run time",
+        "conv2d",
+        settings={
+            "dynamic_shapes": {"x": {2: Dim("height", min=9), 3: Dim("width", min=9)}},
+            "other": {"x": sample(2, 8, 15, 10)},
+        },
+    ),
     Refusal("d2 in one branch only", lambda: block(dbb(d=2)), {}, "cannot be exported"),
     # On a 3×3 image the dilated branch has one output, which the others' additions broadcast.
-    Refusal("d2, broadcasting", lambda: block(dbb(d=2)[:2], (2, 8, 3, 3)), {"conv2d": 2, "add": 1}),
+    Refusal(
+        "d2, broadcasting",
+        lambda: block(dbb(d=2)[:2], (2, 8, 3, 3)),
+        {"conv2d": 2, "add": 1},
+        reason="add joins values",
+        node="add",
+    ),
     Refusal("batch statistics", train_mode, {}, "training mode"),
 )
-DEARER = (Dearer("padded with zeros, narrow", starved, {"conv2d": 2}),)
+DEARER = (Dearer("padded with zeros, narrow", starved, {"conv2d": 2}, node="conv2d"),)

@@ -15,24 +15,32 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.methods.judge import scramble
-from tests.methods.method import Built, Merge, Method
+from tests.methods.method import Built, Dearer, Merge, Method
 from tests.models.small import ConvNorm, Sum
 
 METHOD = Method("2.8", "DCLS", "arXiv 2112.03740, 2306.00817", "M1")
 
 
 class DCLS(nn.Module):
-    """A convolution with m weights at learned positions for each filter, and its BatchNorm."""
+    """A convolution with m weights at learned positions for each filter, and its BatchNorm unless told otherwise."""
 
     def __init__(
-        self, version: str, size: tuple[int, ...] = (7, 9), out: int = 8, g: int = 8, s: int = 1, m: int = 4
+        self,
+        version: str,
+        size: tuple[int, ...] = (7, 9),
+        out: int = 8,
+        g: int = 8,
+        s: int = 1,
+        m: int = 4,
+        norm: bool = True,
     ) -> None:
         super().__init__()
         rank, shape = len(size), (out, 8 // g, m)
         self.weight, self.position = nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.zeros(rank, *shape))
         self.spread = nn.Parameter(torch.zeros(rank, *shape))
         self.version, self.size, self.groups, self.stride = version, size, g, s
-        self.norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[rank - 1](out)
+        norms = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
+        self.norm = norms[rank - 1](out) if norm else nn.Identity()
 
     def kernel(self) -> torch.Tensor:
         """Return the dense kernel, [Co, Ci/g, *size]."""
@@ -85,5 +93,14 @@ MERGES = (
         "with a small branch and an identity",
         lambda: block(Sum(DCLS("gauss"), ConvNorm(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8))),
         {"conv2d": 1},
+    ),
+)
+DEARER = (
+    Dearer(
+        "the file would grow, and the runtime folds at load",
+        lambda: block(DCLS("gauss", (31, 31), 64, 2, norm=False)),
+        {"conv2d": 1, "linalg_vector_norm": 1, "exp": 1},
+        reason="the generator is much smaller, and the runtime runs it once, at load",
+        settings={"load_time": True},
     ),
 )

@@ -87,21 +87,30 @@ MERGES = (
         attention,
         {"linear": 1, "scaled_dot_product_attention": 1},
         settings={"freeze": {"prompt": sample(2, 7, WIDTH, seed=6)}},
+        folds=True,
     ),
 )
 REFUSALS = (
     Refusal(
         "strength of each token an input",
         lambda: prompt(KeyValue(), sample(2, 7, 1, seed=5)),
-        {"linear": 3, "matmul": 1, "mul": 1, "sub": 1},  # one basis read both ways is stored once
+        {"linear": 3, "matmul": 1, "mul": 1, "sub": 1},
+        reason="mul multiplies values that all depend on the input",
+        node="mul",  # one basis read both ways is stored once
     ),
     Refusal(
         "subspace an input",
         lambda: prompt(KeyValue(), torch.tensor(0.6), sample(2, WIDTH, seed=5)),
         {"linear": 2, "matmul": 2, "sub": 1},
+        reason="matmul multiplies values that all depend on the input",
+        node="matmul",
     ),
     Refusal(
-        "a subset of tokens", lambda: prompt(KeyValue(per_token=SUBSET)), {"linear": 3, "mul": 1, "sub": 1}
+        "a subset of tokens",
+        lambda: prompt(KeyValue(per_token=SUBSET)),
+        {"linear": 3, "mul": 1, "sub": 1},
+        "scales each position",
+        "mul",
     ),
     # One dense I - a P, read three times: the linears stay two.
     Refusal("another reader", lambda: prompt(KeyValue(tapped=True)), {"linear": 3, "sigmoid": 1}, "read"),

@@ -20,31 +20,65 @@ METHOD = Method("2.24", "Dual encoder as classifier", "arXiv 2102.05918, 2010.00
 
 
 class TextTower(nn.Module):
-    """Embedding, linear, GELU, mean over tokens, projection; token ids are [..., length]."""
+    """Embedding, linear, GELU, mean over tokens, projection; token ids are [..., length].
 
-    def __init__(self, width: int) -> None:
+    `learned` vectors come before the tokens' own, and `attends` puts a block of attention behind the embedding.
+    """
+
+    def __init__(self, width: int, learned: int = 0, attends: bool = False) -> None:
         super().__init__()
         self.embedding, self.hidden, self.project = (
             nn.Embedding(40, 12),
             nn.Linear(12, 18),
             nn.Linear(18, width),
         )
+        self.context = nn.Parameter(torch.empty(learned, 12)) if learned else None
+        self.attention = Attention(12) if attends else nn.Identity()
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.project(F.gelu(self.hidden(self.embedding(ids))).mean(-2))
+        x = self.embedding(ids)
+        if self.context is not None:
+            x = torch.cat([self.context.expand(*x.shape[:-2], -1, -1), x], -2)
+        return self.project(F.gelu(self.hidden(self.attention(x))).mean(-2))
+
+
+class Attention(nn.Module):
+    """x + attention(LayerNorm(x)), causal, over the last but one axis."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.maps, self.out = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 3 * width),
+            nn.Linear(width, width),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = self.maps(self.norm(x)).chunk(3, -1)
+        q, k, v = (p.unflatten(-1, (3, -1)).transpose(-2, -3) for p in parts)
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=0.0, is_causal=True)
+        return x + self.out(mixed.transpose(-2, -3).flatten(-2))
 
 
 class DualEncoder(nn.Module):
     """An image tower and a text tower; prompts, [classes, templates, length], are a buffer or an input."""
 
-    def __init__(self, classes: int = 5, width: int = 16, hidden: int = 24, templates: int = 1) -> None:
+    def __init__(
+        self,
+        classes: int = 5,
+        width: int = 16,
+        hidden: int = 24,
+        templates: int = 1,
+        temperature: bool = False,
+        **text: int,
+    ) -> None:
         super().__init__()
         self.trunk, self.project, self.text = (
             nn.Linear(20, hidden),
             nn.Linear(hidden, width),
-            TextTower(width),
+            TextTower(width, **text),
         )
-        self.log_scale = nn.Parameter(torch.empty(()))
+        self.log_scale, self.temperature = nn.Parameter(torch.empty(())), temperature
         ids = torch.randint(40, (classes, templates, 6), generator=torch.Generator().manual_seed(4))
         self.register_buffer("ids", ids)
 
@@ -53,7 +87,8 @@ class DualEncoder(nn.Module):
 
     def forward(self, image: torch.Tensor, ids: torch.Tensor | None = None) -> torch.Tensor:
         features = F.normalize(self.project(F.gelu(self.trunk(image))), dim=-1)
-        return self.log_scale.exp() * features @ self.classifier(self.ids if ids is None else ids).mT
+        scale = 1 / self.log_scale if self.temperature else self.log_scale.exp()
+        return scale * features @ self.classifier(self.ids if ids is None else ids).mT
 
 
 def encoder(*given: torch.Tensor, rows: int = 3, **options: int) -> Built:
@@ -77,17 +112,39 @@ MERGES = (
         CALIBRATED,
         settings={"freeze": {"ids": prompts(6)}, "constants": 5},
     ),
+    *(
+        Merge(name, lambda o=options: encoder(**o), CALIBRATED, settings={"constants": 5})
+        for name, options in {
+            "learned prompts": {"learned": 4},
+            "over a temperature": {"temperature": True},
+            "attention in the text tower": {"attends": True},
+            "learned prompts, attention, templates": {"learned": 4, "attends": True, "templates": 3},
+        }.items()
+    ),
     Merge("ranking only", encoder, {"linear": 2, "gelu": 1}, Exactness.ARGMAX, RANKING),
 )
 REFUSALS = (
-    Refusal("prompts an input", lambda: encoder(prompts(5)), {"embedding": 1, "linear": 4, "gelu": 2}),
-    Refusal("the normalisation stays for calibrated logits", encoder, {"linear": 3, "linalg_vector_norm": 1}),
+    Refusal(
+        "prompts an input",
+        lambda: encoder(prompts(5)),
+        {"embedding": 1, "linear": 4, "gelu": 2},
+        reason="matmul multiplies values that all depend on the input",
+        node="matmul",
+    ),
+    Refusal(
+        "the normalisation stays for calibrated logits",
+        encoder,
+        {"linear": 3, "linalg_vector_norm": 1},
+        reason="linalg_vector_norm is not affine",
+        node="linalg_vector_norm",
+    ),
 )
 DEARER = (
     Dearer(
         "ranking, more classes than the embedding is wide",
         lambda: encoder(classes=256, width=8, hidden=256, rows=128),
         {"linear": 3, "linalg_vector_norm": 0},
-        RANKING,
+        node="linear",
+        settings=RANKING,
     ),
 )

@@ -69,7 +69,13 @@ def fixed(spread: float) -> Built:
 
 
 MERGES = (
-    Merge("the averaged FFN", averaged, {"linear": 2, "gelu": 1}),
+    Merge("the averaged FFN", averaged, {"linear": 2, "gelu": 1}, folds=True),
+    Merge(
+        "fixed partition, experts that coincide",
+        lambda: fixed(0.0),
+        {"linear": 2, "gelu": 1},
+        gap="one run of equal experts on parts of one input",
+    ),
     Merge(
         "linear experts, each reads all tokens", lambda: block(Sum(expert(True), expert(True))), {"linear": 1}
     ),
@@ -81,7 +87,9 @@ REFUSALS = (
     ),
     Refusal("random partition of linear experts", lambda: block(Experts(1.0, linear=True)), {}, "random"),
     *(
-        Refusal(f"fixed partition, ε {e}", lambda e=e: fixed(e), {"linear": 4, "gelu": 2})
+        Refusal(
+            f"fixed partition, ε {e}", lambda e=e: fixed(e), {"linear": 4, "gelu": 2}, "gelu is not affine"
+        )
         for e in (1.0, 0.01)
     ),
 )

@@ -68,11 +68,20 @@ MERGES = (
     Merge("odd number of columns", lambda: layer(inside=3), BANK),
     Merge("1x1 kernel", lambda: layer(inside=8, outside=8, kernel=1), BANK),
 )
-REFUSALS = (Refusal("gates depend on the input", layer, {"sigmoid": 1, "conv2d": 1, "mean": 1}),)
+REFUSALS = (
+    Refusal(
+        "gates depend on the input",
+        layer,
+        {"sigmoid": 1, "conv2d": 1, "mean": 1},
+        "depends on the input 'x'",
+        "x",
+    ),
+)
 DEARER = (
     Dearer(
         "bank of 64 groups",
         lambda: layer(32, 32, groups=64, gather=True),
         {"fft_irfft2": 1, "conv2d": 1, "linear": 1},
+        node="fft_irfft2",
     ),
 )

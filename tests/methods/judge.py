@@ -19,6 +19,7 @@ from compiler.ir.verify import verify
 from compiler.merge import Attempt, Exactness, Outcome, merge
 from compiler.passes import PIPELINE
 from compiler.passes.load_time import load_generators
+from compiler.passes.placement import Place, Placement
 from compiler.passes.ranking import keep_rankings
 from compiler.passes.specialise import specialise
 from tests.methods.method import Built
@@ -28,6 +29,7 @@ def compiled(
     build: Built,
     *,
     freeze: Mapping[str, torch.Tensor] | None = None,
+    other: Mapping[str, torch.Tensor] | None = None,
     argmax_only: bool = False,
     dynamic_shapes: Any = None,
     load_time: bool = False,
@@ -37,11 +39,11 @@ def compiled(
 ) -> tuple[Graph, tuple[Attempt, ...], float]:
     """Return the merged graph, the attempts, and the largest relative error in float64.
 
-    `freeze` names inputs that are constants from now on; with `argmax_only` the order of the last
-    axis must be kept, and nothing else; `load_time` is for a runtime that computes weights when it loads a
-    program. What a histogram cannot see is asserted here: `constants`, the stored
-    constants left, and `macs`, the most multiply-accumulates that the convolutions and matrix products may
-    cost. A module that the import refuses is one refused attempt, and an empty graph.
+    `freeze` names inputs that are constants from now on, `other` those of the second call that cannot be
+    drawn; with `argmax_only` the order of the last axis must be kept, and nothing else; `load_time` is for a
+    runtime that computes weights when it loads a program. What a histogram cannot see is asserted here:
+    `constants`, the stored constants left, and `macs`, the most multiply-accumulates that the convolutions and
+    matrix products may cost. A module that the import refuses is one refused attempt, and an empty graph.
     """
     module, inputs = build
     module = copy.deepcopy(module).double().eval()
@@ -56,18 +58,20 @@ def compiled(
     graph, ranked = _ranked(graph) if argmax_only else (graph, ())
     graph, attempts = merge(graph, **settings)
     if load_time:
-        graph, _ = load_generators(graph, source)
+        graph, placed = load_generators(graph, source)
+        attempts += tuple(_left(p) for p in placed if p.place is Place.LOAD)
     verify(graph)
     if constants is not None:
         stored = [n.name for n in graph.nodes() if n.kind is Kind.CONSTANT]
         assert len(stored) == constants, stored
     if macs is not None:
         assert multiply_accumulates(graph) <= macs
-    errors = []
-    for x in (inputs, _other(inputs)):
-        given = {name: frozen.get(name, v) for name, v in zip(names, x, strict=True)}
-        errors.append(error_of(graph, module, given, argmax_only))
-    return graph, (*ranked, *attempts), max(errors)
+    first = dict(zip(names, inputs, strict=True)) | frozen
+    calls = first, _other(first) | {name: _wide(x) for name, x in (other or {}).items()} | frozen
+    same = [n for n in names if n not in frozen and torch.equal(calls[0][n], calls[1][n])]
+    assert not same, f"state another value of {same}: a form must hold for every input"
+    error = max(error_of(graph, module, given, argmax_only) for given in calls)
+    return graph, (*ranked, *attempts), error
 
 
 def _prepared(graph: Graph) -> tuple[Graph, Graph]:
@@ -108,6 +112,12 @@ def error_of(graph: Graph, module: nn.Module, given: Mapping[str, torch.Tensor],
         return float(not all(torch.equal(g.argsort(-1), w.argsort(-1)) for g, w in pairs))
     scale = max(float(w.abs().max()) for w in wanted)
     return max(float((g - w).abs().max()) for g, w in pairs) / max(scale, 1e-12)
+
+
+def _left(placement: Placement) -> Attempt:
+    """Return the attempt that a generator which is left to the runtime stands for."""
+    node = placement.node
+    return Attempt(placement.origin, node, node, (node,), Outcome.KEPT, placement.reason, node)
 
 
 def _refused(error: UnsupportedModelError) -> Attempt:
@@ -176,10 +186,12 @@ def _wide(x: torch.Tensor) -> torch.Tensor:
     return x.double() if x.is_floating_point() else x
 
 
-def _other(inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Return other inputs of the same shapes: a form must hold for every input."""
+def _other(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return other inputs of the same shapes: numbers drawn anew, indices and masks moved on by one place."""
     generator = torch.Generator().manual_seed(1)
-    return tuple(
-        torch.randn(x.shape, generator=generator, dtype=x.dtype) * 3 if x.is_floating_point() else x
-        for x in inputs
-    )
+    return {
+        name: torch.randn(x.shape, generator=generator, dtype=x.dtype) * 3
+        if x.is_floating_point()
+        else x.flatten().roll(1).reshape(x.shape)
+        for name, x in inputs.items()
+    }

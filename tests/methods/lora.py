@@ -44,6 +44,18 @@ class Swappable(nn.Module):
         return self.base(x) + 0.7 * F.linear(F.linear(x, down), up)
 
 
+class Concurrent(nn.Module):
+    """Three adapters on one base; `adapter`, [N], says which for each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Linear(12, 10)
+        self.down, self.up = nn.Parameter(torch.empty(3, 12, 2)), nn.Parameter(torch.empty(3, 2, 10))
+
+    def forward(self, x: torch.Tensor, adapter: torch.Tensor) -> torch.Tensor:
+        return self.base(x) + 0.7 * torch.bmm(torch.bmm(x, self.down[adapter]), self.up[adapter])
+
+
 class Quantised(nn.Module):
     """A base of int8 weights, with a scale for each row."""
 
@@ -118,6 +130,16 @@ REFUSALS = (
         "adapters swapped at run time",
         lambda: tokens(Swappable(), torch.tensor([0])),
         {"linear": 3, "index_select": 2},
+        "depends on the input 'adapter'",
+        "adapter",
+        settings={"other": {"adapter": torch.tensor([2])}},
+    ),
+    Refusal(
+        "several adapters served at once",
+        lambda: tokens(Concurrent(), torch.tensor([2, 0])),
+        {"linear": 1, "bmm": 2, "index": 2, "add": 1},
+        reason="bmm multiplies values that all depend on the input",
+        node="bmm",
     ),
     Refusal(
         # The adapter's own factors may merge; the int8 base is not touched.
@@ -139,5 +161,6 @@ DEARER = (
         "factors without a base",
         lambda: (scramble(Lora(None, nn.Linear(128, 4), nn.Linear(4, 128))), (sample(2, 512, 128),)),
         {"linear": 2},
+        node="linear",
     ),
 )

@@ -66,6 +66,19 @@ class FromInput(nn.Module):
         return F.conv2d(x.reshape(1, -1, height, width), weight, padding=1, groups=batch)
 
 
+class PerSample(nn.Module):
+    """One mask a sample, from pooled tokens and a time embedding: a product for each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times, self.logits = nn.Embedding(4, 6), nn.Linear(6, 8 * 6)
+        self.weight, self.bias = nn.Parameter(torch.empty(8, 6)), nn.Parameter(torch.empty(8))
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        mask = (self.logits(x.mean(1) + self.times(t)) > 0).to(x.dtype).reshape(-1, 8, 6)
+        return torch.baddbmm(self.bias, x, (self.weight * mask).mT)
+
+
 def image(module: nn.Module, *others: torch.Tensor) -> Built:
     return scramble(module), (sample(2, 6, 11, 13), *others)
 
@@ -87,10 +100,24 @@ REFUSALS = (
         "mask from the input",
         lambda: image(FromInput()),
         {"mean": 1, "linear": 1, "gt": 1, "mul": 1, "conv2d": 1},
+        "depends on the input 'x'",
+        "x",
+    ),
+    Refusal(
+        "mask from the input, a product for each sample",
+        lambda: (scramble(PerSample()), (sample(2, 7, 6), torch.tensor([3, 1]))),
+        {"embedding": 1, "linear": 1, "gt": 1, "baddbmm": 1},
+        reason="baddbmm",
+        node="baddbmm",
     ),
     Refusal("mask drawn at random", lambda: image(Masked(True, noise=True)), {}, "random"),
     # Four masks and one weight, not four weights: the product stays.
     Refusal(
-        "time step an input", lambda: image(Schedule(), torch.tensor([1])), {"index_select": 1, "mul": 1}
+        "time step an input",
+        lambda: image(Schedule(), torch.tensor([1])),
+        {"index_select": 1, "mul": 1},
+        "depends on the input 't'",
+        "t",
+        settings={"other": {"t": torch.tensor([3])}},
     ),
 )

@@ -17,6 +17,7 @@ from torch import nn
 from compiler.merge import Exactness
 
 Built = tuple[nn.Module, tuple[torch.Tensor, ...]]
+COSTS = "legal, but as one operation it costs"
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,17 @@ class Method:
 
 @dataclass(frozen=True)
 class Merge:
-    """A train form that must become exactly `after`: op name -> count over the whole graph."""
+    """A train form that must become exactly `after`: op name -> count over the whole graph.
+
+    `folds` says that nothing but weights are computed: no region has to merge.
+    """
 
     name: str
     build: Callable[[], Built]
     after: Mapping[str, int]
     exactness: Exactness = Exactness.REAL
     settings: Mapping[str, Any] = field(default_factory=dict)  # keywords of `judge.compiled`
+    folds: bool = False
     gap: str = ""  # why it does not hold yet: a strict expected failure
 
 
@@ -45,24 +50,30 @@ class Merge:
 class Refusal:
     """A form that has no exact deploy form: `keeps` ops stay, and an attempt says `reason`.
 
-    `reason` is a part of the attempt's reason, or "" where nothing is even attempted (no affine region);
-    `node` is a part of the name of the node to blame.
+    `reason` is a part of the attempt's reason, a refusal's or a barrier's; `node` is a part of the name of
+    the node to blame.
     """
 
     name: str
     build: Callable[[], Built]
     keeps: Mapping[str, int]
-    reason: str = ""
+    reason: str
     node: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    gap: str = ""
 
 
 @dataclass(frozen=True)
 class Dearer:
-    """A form that could merge exactly and must not, since the merged form costs more."""
+    """A form that could merge exactly and must not, since the merged form costs more.
+
+    A kept attempt says `reason`, and blames `node`: parts of them, as with a refusal.
+    """
 
     name: str
     build: Callable[[], Built]
     keeps: Mapping[str, int]
+    reason: str = COSTS
+    node: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     gap: str = ""

@@ -63,5 +63,13 @@ MERGES = (
         {"conv2d": 6, "relu": 4, "mean": 2, "sigmoid": 2, "mul": 2},
     ),
 )
-REFUSALS = (Refusal("a ReLU between depthwise and pointwise", lambda: pair(nn.ReLU()), TWO),)
-DEARER = (Dearer("depthwise then pointwise", wide, {"conv2d": 2}),)
+REFUSALS = (
+    Refusal(
+        "a ReLU between depthwise and pointwise",
+        lambda: pair(nn.ReLU()),
+        TWO,
+        reason="relu is not affine",
+        node="relu",
+    ),
+)
+DEARER = (Dearer("depthwise then pointwise", wide, {"conv2d": 2}, node="conv2d"),)

@@ -55,26 +55,28 @@ class Mixture(nn.Module):
 
 
 class TopTwo(nn.Module):
-    """Three experts as tables of weights, of which each row gathers two."""
+    """Three experts as tables of weights, of which each row gathers two; `renormed` gates add up to one."""
 
-    def __init__(self) -> None:
+    def __init__(self, renormed: bool = False) -> None:
         super().__init__()
-        self.router = nn.Linear(14, 3)
+        self.router, self.renormed = nn.Linear(14, 3), renormed
         self.up, self.down = nn.Parameter(torch.empty(3, 20, 14)), nn.Parameter(torch.empty(3, 9, 20))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         top = self.router(x).softmax(-1).topk(2)
         hidden = F.relu(torch.einsum("nkhd,nd->nkh", self.up[top.indices], x))
         outputs = torch.einsum("nkoh,nkh->nko", self.down[top.indices], hidden)
-        return (top.values[..., None] * outputs).sum(1)
+        gates = top.values / top.values.sum(-1, keepdim=True) if self.renormed else top.values
+        return (gates[..., None] * outputs).sum(1)
 
 
 class DenseTopTwo(Mixture):
-    """Every expert run on every row; gates are zero but for the best two."""
+    """Every expert run on every row; gates are zero but for the best two, which add up to one."""
 
     def gates(self, x: torch.Tensor) -> torch.Tensor:
         gates = super().gates(x)
-        return torch.where(gates >= gates.topk(2).values[:, -1:], gates, 0.0)
+        gates = torch.where(gates >= gates.topk(2).values[:, -1:], gates, 0.0)
+        return gates / gates.sum(-1, keepdim=True)
 
 
 def mixture(experts: int = 3, **options: object) -> Built:
@@ -88,8 +90,10 @@ def twins(module: Mixture) -> Built:
     return module, (sample(7, 14),)
 
 
-def top_two() -> Built:
-    module = scramble(TopTwo())
+def top_two(twins: bool = True, renormed: bool = False) -> Built:
+    module = scramble(TopTwo(renormed))
+    if not twins:
+        return module, (sample(7, 14),)
     with torch.no_grad():
         module.up[2], module.down[2] = module.up[1], module.down[1]
     return module, (sample(7, 14),)
@@ -103,12 +107,12 @@ def weighed(experts: int) -> dict[str, int]:
 EXPERT = {"linear": 2, "relu": 1}
 
 MERGES = (
-    Merge("one expert", lambda: mixture(1), EXPERT),
+    Merge("one expert", lambda: mixture(1), EXPERT, folds=True),
     # The router keeps three logits; one row of a matrix, 0 1 1, adds the twins' gates.
     Merge("equal experts", lambda: twins(Mixture(3)), {**weighed(2), "linear": 6, "slice": 1, "add": 1}),
     Merge("logit masked out", lambda: mixture(dead="logit"), {**weighed(2), "slice": 2, "add": 1}),
     Merge("gate masked out", lambda: mixture(dead="gate"), {**weighed(2), "slice": 2, "add": 1}),
-    Merge("constant choice", lambda: mixture(chosen=True), EXPERT),
+    Merge("constant choice", lambda: mixture(chosen=True), EXPERT, folds=True),
     # Weights and biases of router and experts, and nothing of the LayerNorm.
     Merge(
         "LayerNorm before router and experts",
@@ -117,13 +121,36 @@ MERGES = (
         settings={"constants": 10},
     ),
 )
+SPARSE = {"linear": 1, "topk": 1, "index": 2, "softmax": 1, "matmul": 2}
+TWO_EACH = {"macs": 7 * (14 * 3 + 2 * (20 * 14 + 9 * 20))}
 REFUSALS = (
-    Refusal("equal experts under top-2", top_two, {"linear": 1, "topk": 1, "index": 2, "softmax": 1}),
+    Refusal(
+        "equal experts under top-2",
+        top_two,
+        SPARSE,
+        reason="softmax is not affine",
+        node="softmax",
+        settings=TWO_EACH,
+    ),
+    # Run densely, every row would pay for three experts.
+    *(
+        Refusal(f"top-2 {name}", lambda r=r: top_two(False, r), SPARSE, "mul multiplies", settings=TWO_EACH)
+        for name, r in (("stays sparse", False), ("renormed stays sparse", True))
+    ),
     # Run densely the twins may share their run; the router keeps its three logits.
     Refusal(
         "equal experts under top-2, run densely",
         lambda: twins(DenseTopTwo(3)),
         {"topk": 1, "softmax": 1, "where": 1},
+        reason="where is not affine",
+        node="where",
     ),
-    Refusal("experts that differ", mixture, weighed(3)),
+    Refusal(
+        "logit masked out under top-2, run densely",
+        lambda: (scramble(DenseTopTwo(3, dead="logit")), (sample(7, 14),)),
+        {"topk": 1, "softmax": 1, "where": 1},
+        reason="masked_fill is not affine",
+        node="masked_fill",
+    ),
+    Refusal("experts that differ", mixture, weighed(3), reason="relu is not affine", node="relu"),
 )

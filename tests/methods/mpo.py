@@ -79,5 +79,13 @@ MERGES = (
         settings=A_FIRST,
     ),
 )
-# Which operations contract, a matmul or a linear with permutes, is the engine's choice; what they cost is not.
-DEARER = (Dearer("low rank, A first", lambda: large("a"), {}, settings=A_FIRST),)
+DEARER = (
+    Dearer(
+        "low rank, A first",
+        lambda: large("a"),
+        {"conv1d": 1, "permute": 2, "linear": 1, "add": 1},
+        "no order of contracting",
+        "einsum",
+        A_FIRST,
+    ),
+)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.methods.judge import sample, scramble
-from tests.methods.method import Built, Dearer, Merge, Method, Refusal
+from tests.methods.method import Built, Dearer, Exactness, Merge, Method, Refusal
 
 METHOD = Method("2.27", "A-priori one-way filters", "arXiv 2304.04964", "M2")
 
@@ -48,19 +48,45 @@ def chain(rank: int = 2, channels: int = 4, k: int = 3, groups: int = 4, bias: b
     return scramble(OneWay(rank, channels, k, groups, bias)), (sample(1, channels, *size),)
 
 
+class PaddedByChannel(nn.Module):
+    """A depthwise pair with a vector as the frame between: its bias, plus `off`."""
+
+    def __init__(self, off: float) -> None:
+        super().__init__()
+        self.down, self.across = (
+            nn.Conv2d(4, 4, (3, 1), padding=(1, 0), groups=4),
+            nn.Conv2d(4, 4, (1, 3), groups=4),
+        )
+        self.off = off
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.down(x)
+        x, frame = F.pad(x, (1, 1)), (self.down.bias + self.off).reshape(1, -1, 1, 1)
+        x[..., :1] = frame
+        x[..., -1:] = frame
+        return self.across(x)
+
+
 def padded_by_its_bias() -> Built:
     module = scramble(OneWay(2, 4, 3, 4, bias=True, pad_value=0.75))
     nn.init.constant_(module.filters[0].bias, 0.75)
     return module, (sample(1, 4, 11, 13),)
 
 
+def by_channel(off: float) -> Built:
+    return scramble(PaddedByChannel(off)), (sample(2, 4, 11, 13),)
+
+
 MERGES = (
     Merge("depthwise", chain, {"conv2d": 1}),
     Merge("depthwise in 3-D", lambda: chain(rank=3), {"conv3d": 1}),
     Merge("padded by its bias", padded_by_its_bias, {"conv2d": 1}),
+    Merge("padded by its bias of each channel", lambda: by_channel(0.0), {"conv2d": 1}),
+    # The frame misses what the bias adds inside: a map over the positions has the difference.
+    Merge("padded by another vector", lambda: by_channel(0.5), {"conv2d": 1, "add": 1}, Exactness.SHAPE),
 )
 REFUSALS = (Refusal("bias between", lambda: chain(bias=True), {"conv2d": 2}, "zero fill"),)
 DEARER = (
-    Dearer("dense", lambda: chain(channels=16, k=5, groups=1), {"conv2d": 2}),
-    Dearer("dense in 3-D", lambda: chain(rank=3, channels=16, groups=1), {"conv3d": 3}),
+    Dearer("dense", lambda: chain(channels=16, k=5, groups=1), {"conv2d": 2}, node="conv2d"),
+    Dearer("dense in 3-D", lambda: chain(rank=3, channels=16, groups=1), {"conv3d": 3}, node="conv3d"),
 )

@@ -175,6 +175,14 @@ REFUSALS = (
         "LayerNorm before the dilated block",
         lambda: block(nn.Sequential(LayerNorm2d(8), dilated(8, 7))),
         {"layer_norm": 1, "permute": 2, "conv2d": 1, "mul": 0, "add": 0},
+        "shift before zero fill",
+        "conv2d",
     ),
-    Refusal("kernels from the input", contmix, {"softmax": 2, "im2col": 2}),
+    Refusal(
+        "kernels from the input",
+        contmix,
+        {"softmax": 2, "im2col": 2},
+        reason="softmax is not affine",
+        node="softmax",
+    ),
 )

@@ -75,21 +75,40 @@ def custom(module: nn.Module) -> nn.Module:
     return parametrize.register_parametrization(module, "weight", Companded())
 
 
+def householder(module: nn.Module) -> nn.Module:
+    return parametrizations.orthogonal(module, orthogonal_map="householder")
+
+
+def drawn(*parts: nn.Module) -> nn.Module:
+    """Return parts in a row, scrambled; the diagonal that Householder reflections read holds signs."""
+    module = scramble(nn.Sequential(*parts))
+    original = parametrize.is_parametrized(parts[0]) and getattr(
+        parts[0].parametrizations.weight, "original", None
+    )
+    if torch.is_tensor(original):
+        with torch.no_grad():
+            original.diagonal(dim1=-2, dim2=-1).sign_()
+    return module
+
+
 def rows(module: nn.Module) -> Built:
-    return scramble(nn.Sequential(module, nn.BatchNorm1d(10))), (sample(7, 12),)
+    return drawn(module, nn.BatchNorm1d(10)), (sample(7, 12),)
 
 
 def image(module: nn.Module) -> Built:
-    return scramble(nn.Sequential(module, nn.BatchNorm2d(10))), (sample(2, 6, 11, 13),)
+    return drawn(module, nn.BatchNorm2d(10)), (sample(2, 6, 11, 13),)
 
 
 APPLIED: dict[str, Apply] = {
     "weight_norm": parametrizations.weight_norm,
+    "weight_norm over columns": lambda m: parametrizations.weight_norm(m, dim=1),
+    "weight_norm of the whole": lambda m: parametrizations.weight_norm(m, dim=None),
     "weight_norm by hooks": old_weight_norm,
     "spectral_norm": parametrizations.spectral_norm,
     "custom": custom,
     "orthogonal by exponential": lambda m: parametrizations.orthogonal(m, orthogonal_map="matrix_exp"),
     "orthogonal by Cayley": lambda m: parametrizations.orthogonal(m, orthogonal_map="cayley"),
+    "orthogonal by Householder": householder,
 }
 
 MERGES = (
@@ -112,5 +131,7 @@ REFUSALS = (
     Refusal(
         "power iteration at every call", lambda: rows(PowerIteration()), {"div": 3, "linear": 1}, "state"
     ),
-    Refusal("weight from the data", lambda: rows(FromData()), {"div": 1}),
+    Refusal(
+        "weight from the data", lambda: rows(FromData()), {"div": 1}, "depends on the input 'input'", "input"
+    ),
 )

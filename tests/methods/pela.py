@@ -58,4 +58,4 @@ MERGES = (
         settings={"macs": 1024 * 6 * (64 + 64)},
     ),
 )
-DEARER = (Dearer("one pair", lambda: tokens(*pair(8)), {"linear": 2}),)
+DEARER = (Dearer("one pair", lambda: tokens(*pair(8)), {"linear": 2}, node="linear"),)

@@ -81,6 +81,18 @@ MERGES = (
     ),
 )
 REFUSALS = (
+    Refusal(
+        "s2, the identity not subsampled",
+        lambda: block(stride=2, skip="identity"),
+        {},
+        "cannot be exported",
+    ),
     Refusal("batch statistics", train_mode, {}, "training mode"),
-    Refusal("SE inside a branch", lambda: block(gate="inside"), {"conv2d": 2, "sigmoid": 1}),
+    Refusal(
+        "SE inside a branch",
+        lambda: block(gate="inside"),
+        {"conv2d": 2, "sigmoid": 1},
+        "which cannot absorb it",
+        "mul",
+    ),
 )

@@ -27,14 +27,14 @@ class SGConv(nn.Module):
 
     def __init__(
         self, channels: int = 4, scales: int = 3, width: int = 4, mode: str = "linear", join: str = "cat",
-        sides: int = 1, late_norm: bool = False,
+        sides: int = 1, late_norm: bool = False, branch: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.scales = nn.ParameterList(torch.empty(sides * channels, 1, width) for _ in range(scales))
         self.skip = nn.Parameter(torch.empty(channels, 1))
         self.register_buffer("norm", sample(sides * channels, 1).abs() + 0.5)
         self.register_buffer("is_set", torch.zeros(()))
-        self.mode, self.join, self.sides, self.late_norm = mode, join, sides, late_norm
+        self.mode, self.join, self.sides, self.late_norm, self.branch = mode, join, sides, late_norm, branch
 
     def kernel(self, length: int) -> torch.Tensor:
         parts, count, width = [], len(self.scales), self.scales[0].shape[-1]
@@ -48,6 +48,8 @@ class SGConv(nn.Module):
         return kernel / self._norm(kernel) * torch.arange(1, kernel.shape[-1] + 1) ** -0.3
 
     def _norm(self, kernel: torch.Tensor) -> torch.Tensor:
+        if self.branch and not self.is_set.bool():
+            return kernel.norm(dim=-1, keepdim=True)
         if self.late_norm:
             norm = torch.where(self.is_set > 0, self.norm, kernel.norm(dim=-1, keepdim=True))
             self.norm.copy_(norm)
@@ -81,6 +83,7 @@ MERGES = tuple(
         "cat of linear scales": {},
         "cat of nearest scales": {"mode": "nearest"},
         "sum of linear scales": {"join": "sum"},
+        "sum of nearest scales": {"join": "sum", "mode": "nearest"},
         "kernel cut to the length": {"length": 11},
         "both directions": {"sides": 2},
     }.items()
@@ -94,6 +97,12 @@ REFUSALS = (
         settings={"dynamic_shapes": {"u": {2: Dim("length", min=33, max=4096)}}},
     ),
     Refusal(
+        "a branch on a boolean buffer",
+        lambda: layer(branch=True),
+        {},
+        "control flow or shapes depend on data",
+    ),
+    Refusal(
         "norm set by the first forward",
         lambda: layer(late_norm=True),
         {"fft_rfft": 2, "fft_irfft": 1, "conv1d": 0},
@@ -103,6 +112,9 @@ REFUSALS = (
 DEARER = (
     # The spectrum is constant, and D is a constant added to it.
     Dearer(
-        "long kernel", lambda: layer(2048, scales=8, width=16), {"fft_rfft": 1, "fft_irfft": 1, "conv1d": 0}
+        "long kernel",
+        lambda: layer(2048, scales=8, width=16),
+        {"fft_rfft": 1, "fft_irfft": 1, "conv1d": 0},
+        node="add",
     ),
 )

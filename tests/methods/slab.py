@@ -33,11 +33,11 @@ class RepBN(nn.Module):
 
 
 class PRepBN(nn.Module):
-    """λ LN(x) + (1 - λ) RepBN(x); without a λ, as in eval, RepBN alone."""
+    """λ LN(x) + (1 - λ) RepBN(x); without a λ, as in eval, RepBN alone. `first` may be another norm than LN."""
 
-    def __init__(self, c: int, share: float | None = None) -> None:
+    def __init__(self, c: int, share: float | None = None, first: nn.Module | None = None) -> None:
         super().__init__()
-        self.first, self.second = nn.LayerNorm(c), RepBN(c)
+        self.first, self.second = first or nn.LayerNorm(c), RepBN(c)
         self.register_buffer("share", None if share is None else torch.tensor(share))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -91,6 +91,27 @@ class Readers(nn.Module):
         return [m(x) for m in self.maps]
 
 
+class Llama(nn.Module):
+    """Attention and a gated feed-forward, RMSNorm giving way to RepBN: read by q, k and v, by gate and up."""
+
+    def __init__(self, c: int, share: float | None = None) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(PRepBN(c, share, nn.RMSNorm(c)) for _ in range(2))
+        self.maps, self.project = (
+            nn.ModuleList(nn.Linear(c, c, bias=False) for _ in range(3)),
+            nn.Linear(c, c, bias=False),
+        )
+        self.gate, self.up, self.down = (nn.Linear(a, b, bias=False) for a, b in ((c, 12), (c, 12), (12, c)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norms[0](x)
+        q, k, v = (m(y).unflatten(-1, (2, -1)).transpose(1, 2) for m in self.maps)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        x = x + self.project(mixed)
+        y = self.norms[1](x)
+        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+
+
 class Windows(nn.Module):
     """A norm, zeros up to whole 3×3 windows of a 5×7 map of tokens, and a linear map of each window."""
 
@@ -107,9 +128,9 @@ class Windows(nn.Module):
 class SLA(nn.Module):
     """Linear attention with ReLU features and a depthwise convolution of v; `late` is the order q (kᵀ v)."""
 
-    def __init__(self, h: int, w: int, c: int = 32, late: bool = False) -> None:
+    def __init__(self, h: int, w: int, c: int = 32, late: bool = False, bias: bool = False) -> None:
         super().__init__()
-        self.query, self.key, self.value = (nn.Linear(c, c, bias=i != 1) for i in range(3))
+        self.query, self.key, self.value = (nn.Linear(c, c, bias=bias or i != 1) for i in range(3))
         self.table, self.project = nn.Parameter(torch.zeros(1, h * w, c)), nn.Linear(c, c)
         self.local, self.size, self.late = nn.Conv2d(c, c, 5, padding=2, groups=c), (h, w), late
 
@@ -164,9 +185,9 @@ def stream(channel_off: bool = False) -> Built:
     return module, inputs
 
 
-def attention(h: int, w: int, late: bool = False) -> Built:
+def attention(h: int, w: int, **options: bool) -> Built:
     """Return the attention on a map of h×w tokens."""
-    return block(SLA(h, w, late=late), size=(1, h * w, 32))
+    return block(SLA(h, w, **options), size=(1, h * w, 32))
 
 
 WINDOWS = {"constant_pad_nd": 1, "permute": 1, "linear": 1}
@@ -226,6 +247,19 @@ MERGES = (
         settings={"macs": macs(195, 2 * 2 * 195 * 16 * 16)},
     ),
     Merge(
+        "SLA, a bias on the keys",
+        lambda: attention(13, 15, bias=True),
+        ATTENTION,
+        Exactness.SHAPE,
+        {"macs": macs(195, 2 * 2 * 195 * 16 * 16), "constants": 10},  # the keys' bias is in the table
+    ),
+    Merge(
+        "LLaMA, RMSNorm weighted by zero",
+        lambda: block(Llama(8, 0.0)),
+        {"linear": 7, "permute": 4, "scaled_dot_product_attention": 1, "silu": 1, "mul": 1, "add": 2},
+        settings={"constants": 12},  # seven weights, and biases where the norms' shifts go
+    ),
+    Merge(
         "SLA, few tokens",
         lambda: attention(2, 3, late=True),
         ATTENTION,
@@ -233,9 +267,26 @@ MERGES = (
     ),
 )
 REFUSALS = (
-    Refusal("λ above zero", lambda: block(PRepBN(8, 0.3), nn.Linear(8, 12)), {"layer_norm": 1, "linear": 1}),
     Refusal(
-        "read by the residual", lambda: block(FeedForward(8, post=True)), {"mul": 1, "linear": 2, "gelu": 1}
+        "λ above zero",
+        lambda: block(PRepBN(8, 0.3), nn.Linear(8, 12)),
+        {"layer_norm": 1, "linear": 1},
+        reason="layer_norm is not affine",
+        node="layer_norm",
+    ),
+    Refusal(
+        "LLaMA, λ above zero",
+        lambda: block(Llama(8, 0.3)),
+        {"linear": 7, "silu": 1, "scaled_dot_product_attention": 1, "rms_norm": 2},
+        reason="rms_norm is not affine",
+        node="rms_norm",
+    ),
+    Refusal(
+        "read by the residual",
+        lambda: block(FeedForward(8, post=True)),
+        {"mul": 1, "linear": 2, "gelu": 1},
+        "which cannot absorb it",
+        "add",
     ),
     Refusal(
         "gauge by a zero", lambda: stream(channel_off=True), {"mul": 1, "linear": 2, "conv2d": 1}, "zero"
@@ -244,6 +295,9 @@ REFUSALS = (
 )
 DEARER = (
     Dearer(
-        "v and its convolution", lambda: block(LocalValues(32), size=(2, 195, 32)), {"linear": 1, "conv2d": 1}
+        "v and its convolution",
+        lambda: block(LocalValues(32), size=(2, 195, 32)),
+        {"linear": 1, "conv2d": 1},
+        node="conv2d",
     ),
 )

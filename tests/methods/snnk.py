@@ -64,5 +64,10 @@ MERGES = (
     Merge("two layers", deep, {"linear": 3, "cos": 1, "exp": 1}),
 )
 DEARER = (
-    Dearer("more features than neurons", lambda: bundle(16, 16, 256, 256, rows=128), {"linear": 3, "cos": 1}),
+    Dearer(
+        "more features than neurons",
+        lambda: bundle(16, 16, 256, 256, rows=128),
+        {"linear": 3, "cos": 1},
+        node="linear",
+    ),
 )

@@ -83,6 +83,10 @@ MERGES = (
 )
 REFUSALS = (
     Refusal(
-        "mean of nonlinear members", lambda: image(Ensemble(ingredients(), True)), {"conv2d": 2, "relu": 2}
+        "mean of nonlinear members",
+        lambda: image(Ensemble(ingredients(), True)),
+        {"conv2d": 2, "relu": 2},
+        reason="relu is not affine",
+        node="relu",
     ),
 )

@@ -67,9 +67,11 @@ class BlockShuffle(nn.Module):
 class Guided(nn.Module):
     """α W x + (1 - α) f(x); with `gate` the guide runs for a random share of the calls only."""
 
-    def __init__(self, cin: int, out: int, rank: int, alpha: float, gate: bool = False) -> None:
+    def __init__(
+        self, cin: int, out: int, rank: int, alpha: float, gate: bool = False, kind: str = "LowRank"
+    ) -> None:
         super().__init__()
-        self.guide, self.factors = nn.Linear(cin, out, bias=False), LowRank(cin, out, rank)
+        self.guide, self.factors = nn.Linear(cin, out, bias=False), layer(kind, cin, out, rank)
         self.register_buffer("alpha", torch.tensor(alpha))
         self.gate = gate
 
@@ -107,6 +109,11 @@ MACS = {
     "BlockDense": 64 * (512 + 64) + 64 * (256 + 128),
     "BlockShuffle": 2 * 256 * 768 // 4,
 }
+FACTORS = {
+    "LowRank": {"linear": 4, "gelu": 1},
+    "BlockDense": {"linear": 2, "bmm": 2, "gelu": 1},
+    "BlockShuffle": {"bmm": 4, "add": 2, "gelu": 1},
+}
 SLOW_START = {"prior": Roofline(launch_macs=1e8)}  # a GPU that a few tokens do not fill
 
 
@@ -120,19 +127,44 @@ MERGES = (
     *(Merge(f"{k}, slow to start", lambda k=k: big(k, 7), DENSE, settings=SLOW_START) for k in KINDS),
     Merge("guided, few tokens", lambda: block(Guided(32, 48, 16, 0.3), 3), {"linear": 1}),
     Merge("guided, many tokens", lambda: block(Guided(256, 512, 64, 0.3), 255, 256), {"linear": 1}),
+    *(
+        Merge(
+            f"guided {k}, {tokens} tokens",
+            lambda k=k, tokens=tokens: block(Guided(256, 512, 64, 0.3, kind=k), tokens, 256),
+            {"linear": 1},
+        )
+        for k in ("BlockDense", "BlockShuffle")
+        for tokens in (3, 255)
+    ),
     Merge("guide at zero, few tokens", lambda: block(Guided(32, 48, 16, 0.0), 3), {"linear": 1}),
     Merge("guide at zero, many tokens", lambda: block(Guided(256, 512, 64, 0.0), 255, 256), {"linear": 2}),
 )
 REFUSALS = (
     Refusal(
-        "across the activation", lambda: block(LowRank(32, 48, 16, bend=True), 3), {"linear": 2, "gelu": 1}
+        "across the activation",
+        lambda: block(LowRank(32, 48, 16, bend=True), 3),
+        {"linear": 2, "gelu": 1},
+        reason="gelu is not affine",
+        node="gelu",
     ),
     Refusal("a random gate", lambda: block(Guided(32, 48, 16, 0.3, gate=True), 3), {}, "random"),
 )
 DEARER = (
     *(
-        Dearer(f"{k}, many tokens", lambda k=k: big(k, 255), {"gelu": 1}, {"macs": 255 * MACS[k]})
+        Dearer(f"{k}, many tokens", lambda k=k: big(k, 255), FACTORS[k], settings={"macs": 255 * MACS[k]})
         for k in KINDS
     ),
-    Dearer("LowRank, one token, many bytes", lambda: big("LowRank", 1), {"linear": 4, "gelu": 1}),
+    *(
+        Dearer(
+            f"guide at zero, {k}, many tokens",
+            lambda k=k: block(Guided(256, 512, 64, 0.0, kind=k), 255, 256),
+            {"permute": 2 * n, "bmm": n, **rest},
+            settings={"macs": 255 * macs},
+        )
+        for k, n, rest, macs in (
+            ("BlockDense", 1, {"linear": 1}, 64 * (512 + 64)),
+            ("BlockShuffle", 2, {"add": 1}, 256 * 768 // 4),
+        )
+    ),
+    Dearer("LowRank, one token, many bytes", lambda: big("LowRank", 1), FACTORS["LowRank"], node="linear"),
 )

@@ -109,18 +109,22 @@ def refused(case: Refusal) -> str:
     blamed = [
         a
         for a in found.attempts
-        if a.outcome is Outcome.REFUSED and case.reason in a.reason and case.node in a.node
+        if a.outcome in (Outcome.REFUSED, Outcome.BARRIER) and case.reason in a.reason and case.node in a.node
     ]
-    if not _keeps(found, case.keeps) or (case.reason and not blamed):
+    if not _keeps(found, case.keeps) or not blamed:
         return "is not refused yet"
     stays = f" Stays: {operations(case.keeps)}." if any(case.keeps.values()) else ""
-    return (f"{_reason(blamed[0])}." if case.reason else "left as it is.") + stays
+    return f"{_reason(blamed[0])}.{stays}"
 
 
 def priced(case: Dearer) -> str:
     """Return the price's reason to keep a case: that of the form which would cost most."""
     found = judged(case)
-    kept = [a for a in found.attempts if a.outcome is Outcome.KEPT]
+    kept = [
+        a
+        for a in found.attempts
+        if a.outcome is Outcome.KEPT and case.reason in a.reason and case.node in a.node
+    ]
     if not _keeps(found, case.keeps) or not kept:
         return "the price does not refuse yet"
     stays = f" Stays: {operations(case.keeps)}." if any(case.keeps.values()) else ""

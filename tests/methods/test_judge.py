@@ -56,6 +56,29 @@ def test_a_frozen_input_leaves_the_graph_and_the_comparison_uses_its_value() -> 
     assert error_of(graph, module.double(), given, argmax_only=False) > 0.1
 
 
+class Chosen(nn.Module):
+    """`x` times one of three scales; `wrong` reads the first whatever the index."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.scales, self.wrong = nn.Parameter(torch.empty(3)), wrong
+
+    def forward(self, x: torch.Tensor, i: torch.Tensor) -> torch.Tensor:
+        return x * self.scales.index_select(0, torch.zeros_like(i) if self.wrong else i)
+
+
+def test_an_index_has_another_value_in_the_second_call() -> None:
+    module, x = scramble(Chosen()), sample(3, 2)
+    assert compiled((module, (x, torch.tensor([0, 2]))))[2] < 1e-12
+    with pytest.raises(AssertionError, match="state another value of"):
+        compiled((module, (x, torch.tensor([1, 1]))))
+    _, _, error = compiled((module, (x, torch.tensor([1, 1]))), other={"i": torch.tensor([0, 2])})
+    assert error < 1e-12
+    wrong = import_model(scramble(Chosen(wrong=True)).double(), (x.double(), torch.tensor([0, 0])))
+    given = {"x": x.double(), "i": torch.tensor([0, 2])}
+    assert error_of(wrong, module.double(), given, argmax_only=False) > 0.1
+
+
 @pytest.mark.parametrize(("factor", "error"), [(1.0, 0.0), (3.0, 0.0), (-1.0, 1.0)])
 def test_a_ranking_may_be_scaled_and_not_turned(factor: float, error: float) -> None:
     module = scramble(nn.Linear(7, 5)).double()

@@ -136,13 +136,26 @@ MERGES = (
     Merge("Next-ViT, norm, pool, norm, linear", next_vit, {"avg_pool1d": 1, "permute": 1, "linear": 1}),
 )
 REFUSALS = (
+    Refusal(
+        "a norm's shift before a padded 3x3",
+        lambda: block(nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)),
+        {"add": 1, "conv2d": 1},
+        "shift before zero fill",
+        "conv2d",
+    ),
     Refusal("drop path", lambda: residual(depthwise(), DropPath()), {}, "random"),
     Refusal(
         "an activation before the sum",
         lambda: residual(depthwise(), nn.ReLU()),
         {"conv2d": 1, "relu": 1, "add": 1},
+        reason="relu is not affine",
+        node="relu",
     ),
     Refusal(
-        "SE before the sum", lambda: residual(depthwise(), Gate(8)), {"conv2d": 2, "sigmoid": 1, "add": 1}
+        "SE before the sum",
+        lambda: residual(depthwise(), Gate(8)),
+        {"conv2d": 2, "sigmoid": 1, "add": 1},
+        "which cannot absorb it",
+        "mul",
     ),
 )

@@ -65,9 +65,21 @@ MERGES = (
         STAYS,
         settings={"macs": ROWS * 6 * (14 + 9)},
     ),
+    Merge(
+        "tokens with zero keys, normalised first",
+        lambda: layer("l2_gelu", live=6),
+        {**STAYS, "mul": 1},
+        settings={"macs": ROWS * 6 * (14 + 9)},
+    ),
 )
 REFUSALS = (
-    Refusal("no dense form", layer, {"linear": 2, "gelu": 1}),
-    Refusal("zero keys under a softmax", lambda: layer("softmax", live=6), {"softmax": 1, "linear": 2}),
+    Refusal("no dense form", layer, {"linear": 2, "gelu": 1}, reason="gelu is not affine", node="gelu"),
+    Refusal(
+        "zero keys under a softmax",
+        lambda: layer("softmax", live=6),
+        {"softmax": 1, "linear": 2},
+        reason="softmax is not affine",
+        node="softmax",
+    ),
     Refusal("dropout that drops", lambda: layer(dropout=0.1), {}, "training mode"),
 )

@@ -66,11 +66,21 @@ MERGES = (
     # One kernel a sample: a convolution of as many groups as samples.
     Merge("omega of each sample, n convolutions", lambda: layer(False, rows=2), MIXED),
 )
-REFUSALS = (Refusal("omega stays adjustable", lambda: layer(True), {"softmax": 1, "conv2d": 1}),)
+REFUSALS = (
+    Refusal(
+        "omega stays adjustable",
+        lambda: layer(True),
+        {"softmax": 1, "conv2d": 1},
+        "depends on the input 'omega'",
+        "omega",
+    ),
+)
 DEARER = (
     Dearer(
         "mixing for a map of one position",
         lambda: layer(False, n=2, channels=64, size=3, padding=0),
         {"conv2d": 2, "softmax": 1},
+        "mixing 2 kernels first costs",
+        "add",
     ),
 )

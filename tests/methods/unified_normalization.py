@@ -108,10 +108,14 @@ REFUSALS = (
         "post-norm of what no weight writes",
         lambda: block(FeedForward(8, post=True)),
         {"mul": 1, "linear": 2},
+        "written by an operation that is not linear",
+        "input",
     ),
     Refusal(
         "statistics of a window",
         lambda: block(UN(8, window=True), nn.Linear(8, 12)),
         {"log": 1, "div": 1, "linear": 1},
+        reason="div multiplies values that all depend on the input",
+        node="div",
     ),
 )

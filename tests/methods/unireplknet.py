@@ -136,6 +136,8 @@ REFUSALS = (
         "LayerNorm before the dilated block",
         lambda: block(NormBefore()),
         {"layer_norm": 1, "permute": 2, "conv2d": 1, "mul": 0, "add": 0},
+        "shift before zero fill",
+        "conv2d",
     ),
 )
 DEARER = (
@@ -143,5 +145,6 @@ DEARER = (
         "dilated branches without the large one",
         lambda: block(dilated(32, (3, 7), (3, 5)), (2, 32, 31, 33)),
         {"conv2d": 2, "add": 1},
+        node="add",
     ),
 )

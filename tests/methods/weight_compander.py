@@ -22,14 +22,20 @@ class Companded(nn.Module):
 
     def __init__(self, *shape: int, groups: int = 1, moving: bool = False) -> None:
         super().__init__()
-        scales = (1,) if len(shape) == 2 else (shape[0], 1, 1, 1)
+        scales = (shape[0], *(1,) * (len(shape) - 1))
         self.v, self.a = nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.zeros(scales))
-        self.register_buffer("b", torch.full(scales, 0.7))
+        generator = torch.Generator().manual_seed(17)
+        self.register_buffer("target", torch.rand(scales, generator=generator) + 0.3)
+        b = torch.rand(scales, generator=generator) + 0.3
+        if moving:
+            self.register_buffer("b", b)
+        else:
+            self.b = nn.Parameter(b)
         self.groups, self.moving = groups, moving
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.moving:
-            self.b.copy_(0.9 * self.b + 0.1 * 0.7)
+            self.b.copy_(0.9 * self.b + 0.1 * self.target)
         weight = self.a * torch.atan(self.v / self.b)
         if weight.dim() == 2:
             return F.linear(x, weight)
@@ -48,7 +54,7 @@ def with_norm(*branches: nn.Module) -> Built:
 
 
 MERGES = (
-    Merge("linear", lambda: block(Companded(12, 8), 3, 8), {"linear": 1}),
+    Merge("linear", lambda: block(Companded(12, 8), 3, 8), {"linear": 1}, folds=True),
     Merge("convolution and norm", lambda: with_norm(Companded(8, 8, 3, 3)), {"conv2d": 1}),
     Merge(
         "two branches, grouped",
@@ -57,5 +63,11 @@ MERGES = (
     ),
 )
 REFUSALS = (
-    Refusal("a moving mean", lambda: block(Companded(12, 8, moving=True), 3, 8), {"atan": 1, "linear": 1}),
+    Refusal(
+        "a moving mean",
+        lambda: block(Companded(12, 8, moving=True), 3, 8),
+        {"atan": 1, "linear": 1},
+        "state 'b'",
+        "b",
+    ),
 )

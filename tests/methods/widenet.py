@@ -35,6 +35,29 @@ class WideNet(nn.Module):
         return x
 
 
+class Attention(nn.Module):
+    """Pre-norm blocks of one attention, each with a LayerNorm of its own, or all with one without an affine."""
+
+    def __init__(self, blocks: int, private: bool) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(48, elementwise_affine=private) for _ in range(blocks if private else 1)
+        )
+        self.maps, self.project = nn.ModuleList(nn.Linear(48, 48) for _ in range(3)), nn.Linear(48, 48)
+        self.blocks = blocks
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for i in range(self.blocks):
+            y = self.norms[i % len(self.norms)](x)
+            q, k, v = (m(y).unflatten(-1, (3, 16)).transpose(1, 2) for m in self.maps)
+            x = x + self.project(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x
+
+
+def attention(private: bool) -> Built:
+    return scramble(Attention(2, private)), (sample(2, 5, 48),)
+
+
 def stack(norms: int, blocks: int = 2, affine: bool = True, twice: bool = False) -> Built:
     return scramble(WideNet(blocks, norms, affine, twice)), (sample(2, 5, 48),)
 
@@ -43,16 +66,34 @@ def after(blocks: int) -> dict[str, int]:
     return {"layer_norm": blocks, "linear": 2 * blocks, "gelu": blocks, "add": blocks}
 
 
+ATTENTION = {"layer_norm": 2, "linear": 8, "permute": 8, "scaled_dot_product_attention": 2, "add": 2}
+
 # Two weights and two biases, whatever the number of blocks; each private LayerNorm has a scale and a shift.
 MERGES = (
-    Merge("weights stored once", lambda: stack(1, affine=False), after(2), settings={"constants": 4}),
+    Merge(
+        "weights stored once",
+        lambda: stack(1, affine=False),
+        after(2),
+        settings={"constants": 4},
+        folds=True,
+    ),
     Merge(
         "one tensor in two modules",
         lambda: stack(1, affine=False, twice=True),
         after(2),
         settings={"constants": 4},
+        folds=True,
     ),
-    Merge("three blocks", lambda: stack(1, blocks=3, affine=False), after(3), settings={"constants": 4}),
+    Merge(
+        "three blocks",
+        lambda: stack(1, blocks=3, affine=False),
+        after(3),
+        settings={"constants": 4},
+        folds=True,
+    ),
+    Merge(
+        "attention stored once", lambda: attention(False), ATTENTION, settings={"constants": 8}, folds=True
+    ),
     Merge(
         "LayerNorm shared too",
         lambda: stack(1),
@@ -61,6 +102,8 @@ MERGES = (
     ),
 )
 REFUSALS = (
+    Refusal("attention under private LayerNorms", lambda: attention(True), ATTENTION, "un-shares",
+            settings={"constants": 12}),
     Refusal("private LayerNorms", lambda: stack(2), after(2), "un-shares", settings={"constants": 8}),
     Refusal("private LayerNorms, one tensor in two modules", lambda: stack(2, twice=True), after(2), "un-shares",
             settings={"constants": 8}),

@@ -18,7 +18,7 @@ from compiler.merge.affine_ops import AffineNode, Rule, is_data
 from compiler.merge.attempt import Refusal
 from compiler.merge.form import Form, Move, grid_of
 from compiler.merge.moves import in_front
-from compiler.merge.rules.spatial import average_pool
+from compiler.merge.rules.spatial import adaptive_pool, average_pool
 from compiler.merge.sizes import sizes
 
 
@@ -47,6 +47,11 @@ def _average_pool(graph: Graph, node: Node, index: int) -> AffineNode | None:
     if mapped is None or front is None:
         return mapped or front
     return replace(mapped, commuted=front.apply)
+
+
+def _adaptive_pool(graph: Graph, node: Node, index: int) -> AffineNode | None:
+    front, mapped = _pool(graph, node, index), adaptive_pool(graph, node, index)
+    return front if mapped is None or front is None else replace(mapped, commuted=front.apply)
 
 
 def filling(graph: Graph, node: Node, padded: set[int]) -> AffineNode | None:
@@ -130,6 +135,6 @@ def _with_channels(type_: TensorType, axis: int, channels: Dim) -> TensorType:
 RULES: dict[str, Rule] = {
     **{f"aten.avg_pool{n}d.default": _average_pool for n in (1, 2, 3)},
     "aten.mean.dim": _mean,
-    **{f"aten.adaptive_avg_pool{n}d.default": _pool for n in (1, 2, 3)},
+    **{f"aten.adaptive_avg_pool{n}d.default": _adaptive_pool for n in (1, 2, 3)},
     **{f"aten.upsample_{k}.vec": _pool for k in ("nearest2d", "bilinear2d", "nearest1d", "linear1d")},
 }

@@ -154,9 +154,41 @@ def average_pool(graph: Graph, node: Node, _: int) -> AffineNode | None:
     padding = per_axis(node.operand("padding"), rank)
     partial = any(padding) and not node.operand("count_include_pad")
     source = node.operand("self")
-    if partial or node.operand("ceil_mode") or node.type.rank != rank + 2:
+    if partial or node.type.rank != rank + 2:
+        return None
+    if node.operand("ceil_mode") and not _ends_whole(graph, node, kernel, stride, padding):
         return None
     return pool_node(graph, node, source, kernel, stride, padding, node.operand("divisor_override"))
+
+
+def adaptive_pool(graph: Graph, node: Node, _: int) -> AffineNode | None:
+    """Return an adaptive average over whole windows side by side as a tap map, else None.
+
+    A mean over the whole image is none: it goes in front of a matrix, and as a kernel it would hold as many
+    taps as the image has positions.
+    """
+    source = node.operand("self")
+    rank = len(node.operand("output_size"))
+    sizes, made = graph.type_of(source).shape[-rank:], node.type.shape[-rank:]
+    if (
+        node.type.rank != rank + 2
+        or all(n == 1 for n in made)
+        or not all(isinstance(d, int) for d in (*sizes, *made))
+    ):
+        return None
+    kernel = tuple(int(h) // int(n) for h, n in zip(sizes, made, strict=True))  # type: ignore[arg-type]  # integers
+    if any(k * int(n) != h for k, n, h in zip(kernel, made, sizes, strict=True)):  # type: ignore[arg-type]
+        return None
+    return pool_node(graph, node, source, kernel, kernel, (0,) * rank, None)
+
+
+def _ends_whole(
+    graph: Graph, node: Node, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
+) -> bool:
+    """Tell whether rounding the output size up changes nothing, so that no window is cut off."""
+    sizes = graph.type_of(node.operand("self")).shape[2:]
+    axes = zip(sizes, node.type.shape[2:], kernel, stride, padding, strict=True)
+    return all(isinstance(h, int) and (h + 2 * p - k) // s + 1 == n for h, n, k, s, p in axes)
 
 
 def pool_node(

@@ -9,15 +9,19 @@ Cormen et al., "Introduction to Algorithms", matrix-chain order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations
 
-from compiler.cost.counts import counts
-from compiler.cost.roofline import Roofline
+import torch
+
+from compiler.cost.kernel import Kernel
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Kind, Node, TensorType, Value
 from compiler.merge.attempt import Attempt, Outcome, Work
+from compiler.merge.certificate import agreement
+from compiler.merge.price import Price, product_kernel
 from compiler.merge.sizes import sizes
 from compiler.passes.fold_weights import fold_weights
 
@@ -44,9 +48,10 @@ class Chain:
 
 
 Tree = int | tuple["Tree", "Tree"]
+Span = tuple[int, int, int]  # the first factor, the last of the left side, the last of the right
 
 
-def associate(graph: Graph, prior: Roofline) -> tuple[Graph, list[Attempt]]:
+def associate(graph: Graph, price: Price) -> tuple[Graph, list[Attempt]]:
     """Return the graph with every chain of matrix products in its cheapest order, and the attempts."""
     attempts: list[Attempt] = []
     editor, changed, order = Editor(graph), False, graph.ops()
@@ -58,16 +63,26 @@ def associate(graph: Graph, prior: Roofline) -> tuple[Graph, list[Attempt]]:
         chain = _chain(graph, node)
         if chain is None:
             continue
-        cost = _pricing(chain.factors, node, prior)
-        best = _cheapest(len(chain.factors), chain.factors, cost)
+        products = _products(chain.factors, node.type.dtype)
+        judge = price.for_all(products.values())
+        cost = _pricing(products, judge)
+        best = _cheapest(len(chain.factors), cost)
         before, after = cost(chain.tree), cost(best)
         better = after < before * (1 - 1e-9)
-        attempts.append(_attempt(graph, node, chain, best if better else chain.tree, before, after, better))
-        if better:
-            _emit(editor, node, chain, best)
-            changed = True
+        residual = _emit(editor, node, chain, best) if better else None
+        changed |= better
+        tree = best if better else chain.tree
+        attempts.append(_attempt(node, chain, tree, before, after, judge.label, residual, better))
     graph = editor.finish()
     return (fold_weights(graph) if changed else graph), attempts
+
+
+def order_kernels(graph: Graph) -> Iterator[Kernel]:
+    """Yield the kernels whose latency decides the orders of matrix products."""
+    for node in graph.ops():
+        chain = _chain(graph, node)
+        if chain is not None:
+            yield from _products(chain.factors, node.type.dtype).values()
 
 
 def _chain(graph: Graph, node: Node) -> Chain | None:
@@ -143,33 +158,36 @@ def _inner(graph: Graph, node: Node) -> bool:
         value = reader.value
 
 
-def _pricing(factors: Sequence[Factor], node: Node, prior: Roofline):  # type: ignore[no-untyped-def]
+def _products(factors: Sequence[Factor], dtype: torch.dtype) -> dict[Span, Kernel]:
+    """Return the kernel of each product of `first .. middle` and `middle + 1 .. last` that is no constant."""
     lead = max((f.shape[:-2] for f in factors), key=len)
     ends = [_ends(f) for f in factors]
+    found: dict[Span, Kernel] = {}
+    for first, last in combinations(range(len(factors)), 2):
+        for middle in range(first, last):
+            fixed = tuple(
+                all(f.constant for f in part)
+                for part in (factors[first : middle + 1], factors[middle + 1 : last + 1])
+            )
+            if not all(fixed):
+                rows, inner, columns = ends[first][0], ends[middle][1], ends[last][1]
+                left = (*(() if fixed[0] else lead), rows, inner)
+                right = (*(() if fixed[1] else lead), inner, columns)
+                found[first, middle, last] = product_kernel(left, right, dtype, (fixed[0], fixed[1]))
+    return found
 
+
+def _pricing(products: Mapping[Span, Kernel], price: Price) -> Callable[[Tree], float]:
     def span(tree: Tree) -> tuple[int, int]:
-        if isinstance(tree, int):
-            return tree, tree
-        return span(tree[0])[0], span(tree[1])[1]
-
-    def constant(tree: Tree) -> bool:
-        if isinstance(tree, int):
-            return factors[tree].constant
-        return constant(tree[0]) and constant(tree[1])
+        return (tree, tree) if isinstance(tree, int) else (span(tree[0])[0], span(tree[1])[1])
 
     @cache
     def cost(tree: Tree) -> float:
-        if isinstance(tree, int) or constant(tree):
+        if isinstance(tree, int):
             return 0.0
-        first, last = span(tree)
-        middle = span(tree[0])[1]
-        rows, inner, columns = ends[first][0], ends[middle][1], ends[last][1]
-        left = (*(() if constant(tree[0]) else lead), rows, inner)
-        right = (*(() if constant(tree[1]) else lead), inner, columns)
-        work = counts(
-            "aten.matmul.default", [left, right], [(*lead, rows, columns)], node.type.dtype.itemsize
-        )
-        return prior.cost(work) + cost(tree[0]) + cost(tree[1])
+        (first, middle), (_, last) = span(tree[0]), span(tree[1])
+        kernel = products.get((first, middle, last))
+        return 0.0 if kernel is None else price.kernel(kernel) + cost(tree[0]) + cost(tree[1])
 
     return cost
 
@@ -179,7 +197,7 @@ def _ends(factor: Factor) -> tuple[int, int]:
     return (columns, rows) if factor.transposed else (rows, columns)
 
 
-def _cheapest(count: int, factors: Sequence[Factor], cost) -> Tree:  # type: ignore[no-untyped-def]
+def _cheapest(count: int, cost: Callable[[Tree], float]) -> Tree:
     @cache
     def best(first: int, last: int) -> Tree:
         if first == last:
@@ -190,7 +208,8 @@ def _cheapest(count: int, factors: Sequence[Factor], cost) -> Tree:  # type: ign
     return best(0, count - 1)
 
 
-def _emit(editor: Editor, node: Node, chain: Chain, tree: Tree) -> None:
+def _emit(editor: Editor, node: Node, chain: Chain, tree: Tree) -> float | None:
+    """Write a product in another order, and return the float64 residual."""
     lead = max((f.shape[:-2] for f in chain.factors if not f.constant), key=len)
 
     def made(part: Tree) -> tuple[Value, tuple[int, int], bool, bool]:
@@ -209,8 +228,11 @@ def _emit(editor: Editor, node: Node, chain: Chain, tree: Tree) -> None:
         value = editor.ahead_of(node, "aten.mul.Tensor", {"self": value, "other": chain.scale})
     if editor.graph.type_of(value) != node.type:
         value = editor.ahead_of(node, "aten.reshape.default", {"self": value, "shape": node.type.shape})
+    data = [f.value for f in chain.factors if not f.constant]
+    residual = agreement(editor.graph, editor.graph, [(node.value, value)], data)
     editor.replace_uses(node.value, value)
     editor.remove_unread([node.name])
+    return residual
 
 
 def _product(editor: Editor, node: Node, left, right, shape: tuple[int, ...]) -> Value:  # type: ignore[no-untyped-def]
@@ -232,13 +254,20 @@ def _transposed(editor: Editor, node: Node, value: Value) -> Value:
 
 
 def _attempt(
-    graph: Graph, node: Node, chain: Chain, tree: Tree, before: float, after: float, better: bool
+    node: Node,
+    chain: Chain,
+    tree: Tree,
+    before: float,
+    after: float,
+    label: str,
+    residual: float | None,
+    better: bool,
 ) -> Attempt:
     names = " ".join(f"%{f.value.node}" for f in chain.factors)
     reason = (
-        f"the product of {names} in the order {_text(tree)} is cheaper (roofline prior, not a measurement)"
+        f"the product of {names} in the order {_text(tree)} is cheaper ({label})"
         if better
-        else f"no order of the product {names} is cheaper than this one (roofline prior, not a measurement)"
+        else f"no order of the product {names} is cheaper than this one ({label})"
     )
     return Attempt(
         node.origin,
@@ -248,10 +277,11 @@ def _attempt(
         Outcome.MERGED if better else Outcome.KEPT,
         reason,
         "" if better else node.name,
-        form=_text(tree),
+        form=f"product of {len(chain.factors)} matrices",
         before=Work((_text(chain.tree),), cost=before),
         after=Work((_text(tree),), cost=after),
-        priced_by="roofline prior, not a measurement",
+        priced_by=label,
+        residual=residual,
     )
 
 

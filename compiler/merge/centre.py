@@ -15,7 +15,6 @@ Ashkboos et al., "SliceGPT", ICLR 2024, section 3.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -48,13 +47,12 @@ def centre(graph: Graph, price: Price) -> tuple[Graph, list[Attempt]]:
         if isinstance(found, Attempt):
             attempts.append(found)
             continue
-        before, after = ([price.kernel(k) for k in kernels] for kernels in _kernels(graph, found))
-        if math.inf in (*before, *after):
-            price = Price(graph, price.prior)
-            before, after = ([price.kernel(k) for k in kernels] for kernels in _kernels(graph, found))
-        better = sum(after) < sum(before) * (1 - 1e-9)
+        kernels = _kernels(graph, found)
+        judge = price.for_all(k for side in kernels for k in side)
+        before, after = (sum(map(judge.kernel, side)) for side in kernels)
+        better = after < before * (1 - 1e-9)
         residual = _rewrite(editor, found) if better else None
-        attempts.append(_attempt(graph, found, sum(before), sum(after), price.label, residual, better))
+        attempts.append(_attempt(graph, found, before, after, judge.label, residual, better))
     return editor.finish(), attempts
 
 

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 
-from compiler.cost.counts import counts
-from compiler.cost.roofline import Roofline
+import torch
+
+from compiler.cost.kernel import Kernel
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, Operand, TensorType, Value
 from compiler.merge.attempt import Attempt, Outcome, Work
+from compiler.merge.certificate import agreement
+from compiler.merge.price import Price, product_kernel
 from compiler.passes.dead_code import dead_code
 from compiler.passes.fold_weights import fold_weights
 from compiler.passes.products import unify_products
@@ -49,29 +52,39 @@ class Contraction:
 Tree = int | tuple["Tree", "Tree"]
 
 
-def contract(graph: Graph, prior: Roofline) -> tuple[Graph, list[Attempt]]:
+def contract(graph: Graph, price: Price) -> tuple[Graph, list[Attempt]]:
     """Return the graph with every einsum as matrix products in the cheapest order, and the attempts."""
     attempts: list[Attempt] = []
     editor, changed, order = Editor(graph), False, graph.ops()
     graph = editor.graph
     for original in order:
-        if original.name not in graph or original.op != _EINSUM:
+        node = graph.node(original.name) if original.name in graph else None
+        found = None if node is None else _outermost(graph, node)
+        if node is None or found is None:
             continue
-        node = graph.node(original.name)
-        if _inner(graph, node):
-            continue
-        found = _contraction(graph, node)
-        if found is None:
-            continue
-        cost = _pricing(found, node, prior)
+        judge = price.for_all(_steps(found, node.type.dtype))
+        cost = _pricing(found, node.type.dtype, judge)
         best = _cheapest(found, cost)
         better = cost(best) < cost(found.tree) * (1 - 1e-9)
+        residual = _emit(editor, node, found, best if better else found.tree)
         if len(found.parts) > 2:
-            attempts.append(_attempt(node, found, cost(found.tree), cost(best), better))
-        _emit(editor, node, found, best if better else found.tree)
+            costs = cost(found.tree), cost(best)
+            attempts.append(_attempt(node, found, costs, judge.label, residual, better))
         changed = True
     graph = editor.finish()
     return (unify_products(dead_code(fold_weights(graph))) if changed else graph), attempts
+
+
+def contraction_kernels(graph: Graph) -> Iterator[Kernel]:
+    """Yield the kernels whose latency decides the orders of contractions."""
+    for node in graph.ops():
+        found = _outermost(graph, node)
+        if found is not None and len(found.parts) > 2:
+            yield from _steps(found, node.type.dtype)
+
+
+def _outermost(graph: Graph, node: Node) -> Contraction | None:
+    return None if node.op != _EINSUM or _inner(graph, node) else _contraction(graph, node)
 
 
 def _inner(graph: Graph, node: Node) -> bool:
@@ -139,17 +152,46 @@ def _kept(found: Contraction, members: Sequence[int]) -> tuple[int, ...]:
 Cost = Callable[[Tree], float]
 
 
-def _pricing(found: Contraction, node: Node, prior: Roofline) -> Cost:
+def _steps(found: Contraction, dtype: torch.dtype) -> Iterator[Kernel]:
+    """Yield the product of each two sets of parts, of those that any order multiplies."""
+    everyone = tuple(range(len(found.parts)))
+    for size in range(2, len(everyone) + 1):
+        for members in combinations(everyone, size):
+            for tree in _splits(members):
+                kernel = _kernel(found, tree, dtype)
+                if kernel is not None:
+                    yield kernel
+
+
+def _splits(members: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Yield each way to part members in two; the first stays left."""
+    first, rest = members[0], members[1:]
+    for size in range(len(rest)):
+        for chosen in combinations(rest, size):
+            yield (first, *chosen), tuple(m for m in rest if m not in chosen)
+
+
+def _kernel(
+    found: Contraction, sides: tuple[tuple[int, ...], tuple[int, ...]], dtype: torch.dtype
+) -> Kernel | None:
+    """Return the product of two sets of parts, None where both are constant."""
+    fixed = (all(found.parts[m].constant for m in sides[0]), all(found.parts[m].constant for m in sides[1]))
+    if all(fixed):
+        return None
+    batch, rows, inner, columns = (
+        math.prod(found.sizes[i] for i in group) for group in _indices(found, sides)
+    )
+    lead = (batch,) if batch > 1 else ()
+    return product_kernel((*lead, rows, inner), (*lead, inner, columns), dtype, fixed)
+
+
+def _pricing(found: Contraction, dtype: torch.dtype, price: Price) -> Cost:
     @cache
     def cost(tree: Tree) -> float:
-        if isinstance(tree, int) or all(found.parts[m].constant for m in _members(tree)):
+        if isinstance(tree, int):
             return 0.0
-        batch, rows, inner, columns = _groups(found, tree)
-        sizes = [math.prod(found.sizes[i] for i in g) for g in (batch, rows, inner, columns)]
-        shapes = [(sizes[0], sizes[1], sizes[2]), (sizes[0], sizes[2], sizes[3])]
-        out = [(sizes[0], sizes[1], sizes[3])]
-        work = counts("aten.matmul.default", shapes, out, node.type.dtype.itemsize)
-        return prior.cost(work) + cost(tree[0]) + cost(tree[1])
+        kernel = _kernel(found, (_members(tree[0]), _members(tree[1])), dtype)
+        return 0.0 if kernel is None else price.kernel(kernel) + cost(tree[0]) + cost(tree[1])
 
     return cost
 
@@ -158,8 +200,14 @@ def _groups(
     found: Contraction, tree: tuple[Tree, Tree]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Return the indices both sides keep, those of the left, those summed, and those of the right."""
-    left, right = (_kept(found, _members(side)) for side in tree)
-    kept = set(_kept(found, _members(tree)))
+    return _indices(found, (_members(tree[0]), _members(tree[1])))
+
+
+def _indices(
+    found: Contraction, sides: tuple[tuple[int, ...], tuple[int, ...]]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    left, right = (_kept(found, side) for side in sides)
+    kept = set(_kept(found, (*sides[0], *sides[1])))
     batch = tuple(i for i in left if i in right and i in kept)
     inner = tuple(i for i in left if i in right and i not in kept)
     return batch, tuple(i for i in left if i not in right), inner, tuple(i for i in right if i not in left)
@@ -170,19 +218,15 @@ def _cheapest(found: Contraction, cost: Cost) -> Tree:
     def best(members: tuple[int, ...]) -> Tree:
         if len(members) == 1:
             return members[0]
-        options: list[Tree] = []
-        first, rest = members[0], members[1:]
-        for size in range(len(rest)):
-            for chosen in combinations(rest, size):
-                left = (first, *chosen)
-                right = tuple(m for m in rest if m not in chosen)
-                options.append((best(left), best(right)))
+        options: list[Tree] = [(best(left), best(right)) for left, right in _splits(members)]
         return min(options, key=cost)
 
     return best(tuple(range(len(found.parts))))
 
 
-def _emit(editor: Editor, node: Node, found: Contraction, tree: Tree) -> None:
+def _emit(editor: Editor, node: Node, found: Contraction, tree: Tree) -> float | None:
+    """Write a contraction as matrix products in an order, and return the float64 residual."""
+
     def op(name: str, operands: dict[str, Operand], shape: tuple[int, ...]) -> Value:
         return editor.ahead_of(node, name, operands, TensorType(shape, node.type.dtype))
 
@@ -219,13 +263,23 @@ def _emit(editor: Editor, node: Node, found: Contraction, tree: Tree) -> None:
         spread = op("aten.reshape.default", {"self": product, "shape": shape(indices)}, shape(indices))
         return spread, indices
 
-    value, indices = made(tree)
-    editor.replace_uses(node.value, ordered(value, indices, found.out))
+    result = ordered(*made(tree), found.out)
+    data = [p.value for p in found.parts if not p.constant]
+    residual = agreement(editor.graph, editor.graph, [(node.value, result)], data)
+    editor.replace_uses(node.value, result)
     editor.remove_unread([node.name])
+    return residual
 
 
-def _attempt(node: Node, found: Contraction, before: float, after: float, better: bool) -> Attempt:
-    by = "roofline prior, not a measurement"
+def _attempt(
+    node: Node,
+    found: Contraction,
+    costs: tuple[float, float],
+    by: str,
+    residual: float | None,
+    better: bool,
+) -> Attempt:
+    before, after = costs
     names = ", ".join(f"%{p.value.node}" for p in found.parts)
     reason = (
         f"contracting {names} in another order costs {after / max(before, 1.0):.2f} times this one ({by})"
@@ -242,8 +296,9 @@ def _attempt(node: Node, found: Contraction, before: float, after: float, better
         outcome,
         reason,
         "" if better else node.name,
-        form="contraction",
+        form=f"contraction of {len(found.parts)} tensors",
         before=Work(("einsum",), cost=before),
         after=Work(("einsum",), cost=after),
         priced_by=by,
+        residual=residual if better else None,
     )

@@ -13,7 +13,7 @@ RepVGG, ACNet, MobileOne, RepMixer and the like need no rule here: they are sums
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from compiler.cost.latency_table import LatencyTable
 from compiler.cost.roofline import PRIOR, Roofline
@@ -55,13 +55,13 @@ def merge(
     `table` holds what the device at hand was measured to take; where it knows too little, `prior`
     decides. Sites in `keep` stay as they are.
     """
-    graph, attempts = contract(graph, prior)
+    graph, attempts = contract(graph, Price(graph, prior, table))
     graph, orders = exposed(graph), tuple(attempts)
     if table is not None:
         graph, certain = certain_merges(graph, prior, keep)
         attempts += certain
     for _ in range(_ROUNDS):
-        graph, found = _round(graph, prior, lambda g: Regions(g, prior, table, keep))
+        graph, found = _round(graph, prior, table, keep)
         attempts = [a for a in attempts if a.outcome is Outcome.MERGED or a in orders] + found
         if all(a.outcome is not Outcome.MERGED for a in found):
             break
@@ -72,24 +72,31 @@ def merge(
 
 def certain_merges(graph: Graph, prior: Roofline, keep: Collection[str] = ()) -> tuple[Graph, list[Attempt]]:
     """Return the graph with the merges that are cheaper on any device: they need no price."""
-    return _round(graph, prior, lambda g: Regions(g, prior, None, keep, certain=True))
+    return _round(graph, prior, None, keep, certain=True)
 
 
 def _round(
-    graph: Graph, prior: Roofline, regions_of: Callable[[Graph], Regions]
+    graph: Graph,
+    prior: Roofline,
+    table: LatencyTable | None,
+    keep: Collection[str],
+    certain: bool = False,
 ) -> tuple[Graph, list[Attempt]]:
-    graph, mixed = mix_kernels(graph, prior)
-    graph = reassociate(through_activations(graph))
-    regions = regions_of(graph)
-    editor = Editor(graph)
+    mixed, ordered = list[Attempt](), list[Attempt]()
+    if not certain:  # an order of products is never free of a price
+        graph, mixed = mix_kernels(graph, Price(graph, prior, table))
+    regions = Regions(reassociate(through_activations(graph)), prior, table, keep, certain)
+    editor = Editor(regions.graph)
     renamed: dict[Value, Value] = {}
     attempts = mixed
     for count, root in enumerate(visited(regions), 1):
         attempts += _merge_root(regions, root, editor, renamed)
         if count % EVERY == 0:
             give_back()
-    merged, ordered = associate(dead_code(editor.finish()), prior)
-    merged, absorbed = absorb_fan_out(regions_of(merged))
+    merged = dead_code(editor.finish())
+    if not certain:
+        merged, ordered = associate(merged, Price(merged, prior, table))
+    merged, absorbed = absorb_fan_out(Regions(merged, prior, table, keep, certain))
     merged, moved = along_streams(dead_code(merged))
     return share_computations(dead_code(merged)), [*attempts, *ordered, *absorbed, *moved]
 

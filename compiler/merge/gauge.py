@@ -17,6 +17,7 @@ import torch
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, Value
 from compiler.merge.attempt import Attempt, Outcome, Refusal
+from compiler.merge.certificate import agreement
 from compiler.merge.stream import LINEAR, Stream, channel_axis, shared_weight, stream_of
 
 _HOMOGENEOUS = ("aten.relu.default", "aten.leaky_relu.default", "aten.max_pool2d.default", "aten.abs.default")
@@ -74,13 +75,13 @@ def along_streams(graph: Graph) -> tuple[Graph, list[Attempt]]:
             continue
         try:
             stream = _stream(graph, end)
-            _rewrite(editor, end, stream)
+            residual = _rewrite(editor, end, stream)
         except Refusal as refusal:
             if not refusal.quiet:
                 attempts.append(_attempt(end, Outcome.REFUSED, refusal.reason, refusal.node))
             continue
         reason = f"{len(stream.writers)} writers and {len(stream.readers)} readers of the stream absorb it"
-        attempts.append(_attempt(end, Outcome.MERGED, reason, ""))
+        attempts.append(_attempt(end, Outcome.MERGED, reason, "", residual))
     return editor.finish(), attempts
 
 
@@ -126,21 +127,32 @@ def _stream(graph: Graph, end: End) -> Stream:
     return stream
 
 
-def _rewrite(editor: Editor, end: End, stream: Stream) -> None:
-    """Scale writers and readers and drop the end; raises Refusal where a weight is not theirs alone."""
+def _rewrite(editor: Editor, end: End, stream: Stream) -> float | None:
+    """Scale writers and readers, drop the end and return the float64 residual.
+
+    Raises Refusal where a weight is not theirs alone.
+    """
     graph = editor.graph
     refusal = shared_weight(graph, (*stream.writers.values(), *stream.readers.values()))
     if refusal is not None:
         raise refusal
     last = _last_writer(graph, end, stream) if end.shift is not None else None
+    before = graph.copy()
+    pairs: list[tuple[Value, Value]] = []
     for name in {**stream.writers, **stream.readers}:
         node = editor.graph.node(name)
         rows = end.scale if name in stream.writers else None
         columns = 1 / end.scale if name in stream.readers else None
-        _scale(editor, node, rows, columns, end.shift if name == last else None)
+        made = _scale(editor, node, rows, columns, end.shift if name == last else None)
+        if name in stream.readers and name not in stream.writers:
+            pairs.append((node.value, made))
     final = end.nodes[-1] if last is not None or end.shift is None else end.nodes[0]
+    writers = [before.node(n) for n in stream.writers if n not in stream.readers]
+    entries = [v for w in writers for _, v in w.values() if before.constant(v) is None]
+    residual = agreement(before, graph, [*pairs, (final.value, end.value)], entries)
     editor.replace_uses(final.value, end.value)
     editor.remove_unread([final.name])
+    return residual
 
 
 def _last_writer(graph: Graph, end: End, stream: Stream) -> str | None:
@@ -162,7 +174,7 @@ def _scale(
     rows: torch.Tensor | None,
     columns: torch.Tensor | None,
     shift: torch.Tensor | None,
-) -> None:
+) -> Value:
     weight = editor.graph.constant(node.operand("weight"))
     assert weight is not None
     trailing = (1,) * (weight.dim() - 2)
@@ -184,9 +196,11 @@ def _scale(
     value = editor.ahead_of(node, node.op, operands)
     editor.replace_uses(node.value, value)
     editor.remove_unread([node.name])
+    return value
 
 
-def _attempt(end: End, outcome: Outcome, reason: str, node: str) -> Attempt:
+def _attempt(end: End, outcome: Outcome, reason: str, node: str, residual: float | None = None) -> Attempt:
     names = tuple(n.name for n in end.nodes)
     text = f"gauge: a scale at the end of a residual stream; {reason}"
-    return Attempt(end.nodes[0].origin, end.value.node, names[-1], names, outcome, text, node, form="gauge")
+    site, entry = end.nodes[0].origin, end.value.node
+    return Attempt(site, entry, names[-1], names, outcome, text, node, form="gauge", residual=residual)

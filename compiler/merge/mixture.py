@@ -8,16 +8,19 @@ price decides, since mixing costs as much as the kernels are large.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from compiler.cost.counts import counts
+from compiler.cost.kernel import Kernel, TensorSpec, kernel_call, kernel_of
 from compiler.cost.roofline import Roofline
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, Operand, TensorType, Value
 from compiler.ir.sums import is_inner, is_sum
 from compiler.ir.sums import terms as addends
 from compiler.merge.attempt import Attempt, Outcome, Work
+from compiler.merge.certificate import agreement
+from compiler.merge.price import Price
 from compiler.merge.sizes import constant
 
 _SHARED = ("input", "stride", "padding", "dilation", "groups")
@@ -31,7 +34,7 @@ class Term:
     coefficient: Value
 
 
-def mix_kernels(graph: Graph, prior: Roofline) -> tuple[Graph, list[Attempt]]:
+def mix_kernels(graph: Graph, price: Price) -> tuple[Graph, list[Attempt]]:
     """Return the graph with every sum of weighted convolutions of one input as one, and the attempts."""
     attempts: list[Attempt] = []
     editor, order = Editor(graph), graph.ops()
@@ -43,11 +46,24 @@ def mix_kernels(graph: Graph, prior: Roofline) -> tuple[Graph, list[Attempt]]:
         terms = _mixture(graph, node)
         if terms is None:
             continue
-        before, after = _costs(graph, node, terms, prior)
-        attempts.append(_attempt(node, terms, before, after))
-        if after < before:
-            _mix(editor, node, terms)
+        kernels = _kernels(graph, node, terms)
+        judge = price.for_all(k for side in kernels for k in side)
+        before, after = (
+            _costs(graph, node, terms, judge.prior)
+            if judge.table is None
+            else (sum(map(judge.kernel, side)) for side in kernels)
+        )
+        residual = _mix(editor, node, terms) if after < before else None
+        attempts.append(_attempt(node, terms, before, after, judge.label, residual))
     return editor.finish(), attempts
+
+
+def mixture_kernels(graph: Graph) -> Iterator[Kernel]:
+    """Yield the kernels whose latency decides whether kernels are mixed, or their results."""
+    for node in graph.ops():
+        terms = _mixture(graph, node)
+        if terms is not None:
+            yield from (k for side in _kernels(graph, node, terms) for k in side)
 
 
 def _mixture(graph: Graph, node: Node) -> list[Term] | None:
@@ -96,6 +112,33 @@ def _samples(graph: Graph, term: Term) -> int:
     return shape[0] if shape and len(shape) == term.layer.type.rank and isinstance(shape[0], int) else 1
 
 
+def _kernels(graph: Graph, node: Node, terms: Sequence[Term]) -> tuple[list[Kernel], list[Kernel]]:
+    """Return the kernels of the sum as it stands, and of the mixed form."""
+    layer, samples, count = terms[0].layer, _samples(graph, terms[0]), len(terms)
+    call = kernel_of(graph, layer)
+    name = str(node.type.dtype).removeprefix("torch.")
+    out, gate = _spec(_ints(node.type), name), _spec(_ints(graph.type_of(terms[0].coefficient)), name)
+    before = [call, kernel_call("aten.mul.Tensor", {"self": out, "other": gate})] * count
+    before += [kernel_call("aten.add.Tensor", {"self": out, "other": out})] * (count - 1)
+    operands, after = dict(call.operands), list[Kernel]()
+    for key in ("weight", "bias"):
+        if operands[key] is not None:
+            shape = operands[key].shape
+            small, spread = _spec((samples, *(1,) * len(shape)), name), _spec((samples, *shape), name)
+            after += [kernel_call("aten.mul.Tensor", {"self": small, "other": operands[key]})] * count
+            after += [kernel_call("aten.add.Tensor", {"self": spread, "other": spread})] * (count - 1)
+            operands[key] = _spec((samples * shape[0], *shape[1:]), name)
+    if samples > 1:
+        source = operands["input"].shape
+        operands["input"] = _spec((1, samples * source[1], *source[2:]), name)
+        operands["groups"] = samples
+    return before, [*after, kernel_call(layer.op, operands)]
+
+
+def _spec(shape: tuple[int, ...], dtype: str) -> TensorSpec:
+    return TensorSpec(shape, dtype, False)
+
+
 def _costs(graph: Graph, node: Node, terms: Sequence[Term], prior: Roofline) -> tuple[float, float]:
     size = node.type.dtype.itemsize
     out = _ints(node.type)
@@ -118,7 +161,8 @@ def _ints(type_: TensorType) -> tuple[int, ...]:
     return tuple(d for d in type_.shape if isinstance(d, int))
 
 
-def _mix(editor: Editor, node: Node, terms: Sequence[Term]) -> None:
+def _mix(editor: Editor, node: Node, terms: Sequence[Term]) -> float | None:
+    """Write the mixed form in the place of a sum, and return the float64 residual."""
     graph = editor.graph
     layer, samples = terms[0].layer, _samples(graph, terms[0])
     op = _writer(editor, node)
@@ -136,8 +180,11 @@ def _mix(editor: Editor, node: Node, terms: Sequence[Term]) -> None:
         made = (1, samples * node.type.shape[1], *node.type.shape[2:])  # type: ignore[operator]
         value = op(layer.op, operands, TensorType(made, node.type.dtype))
         value = _reshaped(op, value, node.type)
+    data = [layer.operand("input"), *(t.coefficient for t in terms)]
+    residual = agreement(graph, graph, [(node.value, value)], data)
     editor.replace_uses(node.value, value)
     editor.remove_unread([node.name])
+    return residual
 
 
 Op = Callable[[str, dict[str, Operand], TensorType], Value]
@@ -169,9 +216,10 @@ def _reshaped(op: Op, value: Value, type_: TensorType) -> Value:
     return op("aten.reshape.default", {"self": value, "shape": type_.shape}, type_)
 
 
-def _attempt(node: Node, terms: Sequence[Term], before: float, after: float) -> Attempt:
+def _attempt(
+    node: Node, terms: Sequence[Term], before: float, after: float, by: str, residual: float | None
+) -> Attempt:
     better = after < before
-    by = "roofline prior, not a measurement"
     reason = f"mixing {len(terms)} kernels first costs {after / before:.2f} times mixing their results ({by})"
     names = (*(t.layer.name for t in terms), node.name)
     outcome = Outcome.MERGED if better else Outcome.KEPT
@@ -188,4 +236,5 @@ def _attempt(node: Node, terms: Sequence[Term], before: float, after: float) -> 
         before=Work(tuple(t.layer.op for t in terms), cost=before),
         after=Work((terms[0].layer.op,), cost=after),
         priced_by=by,
+        residual=residual,
     )

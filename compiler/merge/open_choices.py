@@ -14,11 +14,15 @@ from compiler.cost.kernel import Kernel, kernel_of
 from compiler.cost.latency_table import LatencyTable
 from compiler.cost.roofline import PRIOR, Roofline
 from compiler.ir.graph import Graph, Value
+from compiler.merge.associate import order_kernels
 from compiler.merge.attempt import Refusal
 from compiler.merge.centre import centring_kernels
+from compiler.merge.contraction import contract, contraction_kernels
 from compiler.merge.engine import certain_merges
+from compiler.merge.mixture import mixture_kernels
 from compiler.merge.norms import exposed, follows_norm, restored
 from compiler.merge.path import starts
+from compiler.merge.price import Price
 from compiler.merge.regions import Regions
 
 # The prior is off by up to this factor on what runtimes have no fast kernel for.
@@ -29,9 +33,12 @@ def open_kernels(
     graph: Graph, table: LatencyTable | None = None, prior: Roofline = PRIOR
 ) -> tuple[Kernel, ...]:
     """Return the kernels of the open choices of a graph that `table` does not hold, each once."""
+    found: dict[Kernel, None] = dict.fromkeys(contraction_kernels(graph))
+    graph, _ = contract(graph, Price(graph, prior, table))
     graph, _ = certain_merges(exposed(graph), prior)
+    for kernels in (mixture_kernels, order_kernels):
+        found |= dict.fromkeys(kernels(graph))
     regions = Regions(graph, prior, table, splits=True)
-    found: dict[Kernel, None] = {}
     for root in regions.affine.roots:
         found |= dict.fromkeys(_of_chain(regions, regions.affine.chain(root)))
     found |= dict.fromkeys(centring_kernels(restored(graph)))

@@ -7,12 +7,13 @@ kernel that the chain's candidates need (`merges.md` 1.13).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 
 from compiler.cost.counts import FREE, Counts, counts, node_counts
-from compiler.cost.kernel import Kernel, kernel_counts, kernel_of
+from compiler.cost.kernel import Kernel, TensorSpec, kernel_call, kernel_counts, kernel_of
 from compiler.cost.latency_table import LatencyTable
 from compiler.cost.roofline import Roofline
 from compiler.ir.dims import hint
@@ -62,6 +63,11 @@ class Price:
             return 0.0
         return self.prior.cost(kernel_counts(kernel)) if self.table is None else self._known(kernel)
 
+    def for_all(self, kernels: Iterable[Kernel]) -> Price:
+        """Return the price that can compare these calls: this one, or the prior where it lacks one."""
+        known = self.table is None or all(self.kernel(k) < math.inf for k in kernels)
+        return self if known else Price(self.graph, self.prior)
+
     def _known(self, kernel: Kernel) -> float:
         assert self.table is not None
         found = self.table.cost(kernel)
@@ -73,6 +79,18 @@ class Price:
             return sum(self.prior.cost(c) for c in program_counts(program, entry, self.size))
         kernels = program.kernels(entry, self.size)
         return sum(0.0 if k.op in FREE else self._known(k) for k in kernels)
+
+
+def product_kernel(
+    left: tuple[int, ...], right: tuple[int, ...], dtype: torch.dtype, constant: tuple[bool, bool]
+) -> Kernel:
+    """Return the call that multiplies two matrices, or stacks of them; a constant right one is a layer's."""
+    name = str(dtype).removeprefix("torch.")
+    a, b = TensorSpec(left, name, constant[0]), TensorSpec(right, name, constant[1])
+    if constant[1] and len(right) == 2:
+        weight = TensorSpec((right[1], right[0]), name, True)
+        return kernel_call("aten.linear.default", {"input": a, "weight": weight, "bias": None})
+    return kernel_call("aten.matmul.default", {"self": a, "other": b})
 
 
 def program_counts(program: Program, entry: TensorType, size: object) -> list[Counts]:

@@ -105,6 +105,7 @@ def _targets(
 def _is_sum(graph: Graph, node: Node) -> bool:
     both = (node.operand("self"), node.operand("other"))
     plain = node.op == "aten.add.Tensor" and all(isinstance(v, Value) for v in both)
+    plain = plain and node.operand("alpha") == 1
     return plain and all(graph.type_of(v) == node.type or graph.constant(v) is not None for v in both)
 
 

@@ -17,6 +17,7 @@ from compiler.passes.neutral import drop_neutral
 from compiler.passes.products import unify_products
 from compiler.passes.share import share
 from compiler.passes.softmax import known_logits
+from compiler.passes.tabulate import tabulate
 
 Pass = Callable[[Graph], Graph]
 
@@ -25,6 +26,7 @@ PIPELINE: tuple[tuple[str, Pass], ...] = (
     ("copies", resolve_copies),
     ("share", share),
     ("fold_weights", fold_weights),
+    ("tabulate", tabulate),
     ("unify_products", unify_products),
     ("known_logits", known_logits),
     ("drop_neutral", drop_neutral),

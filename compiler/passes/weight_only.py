@@ -56,7 +56,7 @@ def weight_only(graph: Graph) -> set[str]:
     names: set[str] = set()
     for node in graph.nodes():
         known = all(value.node in names for value in contents(node))
-        if node.kind is Kind.CONSTANT or (node.kind is Kind.OP and known and _repeatable(node)):
+        if node.kind is Kind.CONSTANT or (node.kind is Kind.OP and known and repeatable(node)):
             names.add(node.name)
     return names
 
@@ -73,7 +73,8 @@ def cone(graph: Graph, roots: Iterable[str], stored: Collection[str] = ()) -> se
     return names
 
 
-def _repeatable(node: Node) -> bool:
+def repeatable(node: Node) -> bool:
+    """Tell whether an operation gives the same result at every call with the same operands."""
     return (
         not draws(node)
         and not node.op.startswith("quantized_decomposed.")  # int8 weights stay int8

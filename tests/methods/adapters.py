@@ -98,9 +98,9 @@ MERGES = (
     Merge(
         "task an input, a table of generated weights",
         lambda: (scramble(Bare()), (sample(2, 5, 16), TASK)),
-        {"embedding": 2, "linear": 2, "gelu": 1, "add": 1},
+        {"index_select": 2, "linear": 2, "gelu": 1, "add": 1},
         settings={"other": {"task": torch.tensor([2])}, "constants": 2},
-        gap="a generator behind an index is computed at every call",
+        folds=True,
     ),
     Merge("no activation, after a dense layer", lambda: identity(True), {"linear": 1}),
 )
@@ -111,7 +111,7 @@ REFUSALS = (
     Refusal(
         "task an input",
         lambda: adapter(TASK),
-        {"gelu": 1, "layer_norm": 1, "embedding": 1},
+        {"gelu": 1, "layer_norm": 1, "kron": 0, "embedding": 0},
         "depends on the input 'task'",
         "task",
         settings={"other": {"task": torch.tensor([2])}},

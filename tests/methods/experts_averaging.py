@@ -71,12 +71,6 @@ def fixed(spread: float) -> Built:
 MERGES = (
     Merge("the averaged FFN", averaged, {"linear": 2, "gelu": 1}, folds=True),
     Merge(
-        "fixed partition, experts that coincide",
-        lambda: fixed(0.0),
-        {"linear": 2, "gelu": 1},
-        gap="one run of equal experts on parts of one input",
-    ),
-    Merge(
         "linear experts, each reads all tokens", lambda: block(Sum(expert(True), expert(True))), {"linear": 1}
     ),
 )

@@ -111,13 +111,19 @@ def _candidates(taps: TapMap, grid: Grid, limit: int) -> Iterator[tuple[str, Sum
 
 
 def _moduli(counts: tuple[int, ...], limit: int) -> Iterator[tuple[int, ...]]:
-    """Yield one modulus for all axes, then the smallest of each mixture that meets the limit."""
-    for modulus in MODULI:
-        yield tuple(modulus if count > 1 else 1 for count in counts)
+    """Yield one modulus for all axes, up to the first that meets the limit, then the smallest mixtures.
+
+    A larger one makes more convolutions of kernels that were small enough before.
+    """
 
     def fits(moduli: tuple[int, ...]) -> bool:
         return math.prod(math.ceil(k / m) for k, m in zip(counts, moduli, strict=True)) <= limit
 
+    for modulus in MODULI:
+        alike = tuple(modulus if count > 1 else 1 for count in counts)
+        yield alike
+        if fits(alike):
+            break
     for moduli in product(*(range(1, min(count, MODULI[-1]) + 1) for count in counts)):
         finer = [(*moduli[:i], m - 1, *moduli[i + 1 :]) for i, m in enumerate(moduli) if m > 1]
         if fits(moduli) and not any(map(fits, finer)):

@@ -165,8 +165,6 @@ def test_seven_by_seven_splits_as_measured():
     found = dict(sums(centred((7, 7))))
     assert {name: [len(p.offsets) for p in parts] for name, parts in found.items()} == {
         "parity 2x2": [16, 12, 12, 9],
-        "parity 3x3": [9, 6, 6, 6, 4, 4, 6, 4, 4],
-        "parity 4x4": [4, 4, 4, 2] * 3 + [2, 2, 2, 1],
         "parity 1x3": [21, 14, 14],
         "parity 3x1": [21, 14, 14],
         "windows 3x7": [21, 21, 7],
@@ -187,7 +185,7 @@ def test_thirteen_by_thirteen_needs_windows_under_small_moduli():
 
 def test_an_axis_of_one_tap_is_left_alone():
     assert {name for name, _ in sums(centred((1, 31)))} == {
-        "parity 1x2", "parity 1x3", "parity 1x4", "windows 1x25",
+        "parity 1x2", "windows 1x25",
     }  # fmt: skip
 
 

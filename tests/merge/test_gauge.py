@@ -31,15 +31,15 @@ class Scaled(nn.Module):
 class Stream(nn.Module):
     """`a (h + inner(h)) + b` of a written stream; `norm` is what reads it."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: nn.Module, alpha: float = 1.0) -> None:
         super().__init__()
-        self.write, self.norm = nn.Linear(8, 8), norm
+        self.write, self.norm, self.alpha = nn.Linear(8, 8), norm, alpha
         self.inner = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8))
         self.scale, self.shift = nn.Parameter(drawn(8, seed=1)), nn.Parameter(drawn(8, seed=2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.write(x)
-        return (h + self.inner(self.norm(h))) * self.scale + self.shift
+        return torch.add(h, self.inner(self.norm(h)), alpha=self.alpha) * self.scale + self.shift
 
 
 POSITIVE = drawn(8, seed=3).abs() + 0.3
@@ -76,3 +76,9 @@ def test_a_norm_that_reads_the_stream_keeps_the_scale_at_its_end(norm: nn.Module
     assert [a.outcome for a in gauged] == [Outcome.MERGED if free else Outcome.REFUSED]
     blamed = "read by an operation that is not linear" in gauged[0].reason and "norm" in gauged[0].node
     assert blamed == (not free)
+
+
+def test_a_weighted_sum_is_no_stream_whose_last_writer_could_take_the_shift() -> None:
+    torch.manual_seed(0)
+    graph, _ = merged(Stream(nn.Identity(), alpha=2.0), drawn(2, 7, 8))  # held to equality
+    assert graph.histogram()["aten.mul.Tensor"] == 1

@@ -57,6 +57,18 @@ def test_a_matrix_behind_patches_is_a_convolution(name: str) -> None:
     assert error(graph, module, [X.double()]) < 1e-9
 
 
+@pytest.mark.parametrize("order", [(0, 4, 2, 3, 5, 1), (2, 0, 4, 3, 5, 1)])
+def test_patches_in_another_order_are_no_convolution_alone(order: tuple[int, ...]) -> None:
+    def turned(x: torch.Tensor, linear: nn.Module) -> torch.Tensor:
+        n, c, h, w = x.shape
+        parts = x.reshape(n, c, h // 4, 4, w // 4, 4).permute(order)
+        return linear(parts.reshape(-1, 6, 48))
+
+    module = randomize(Function(turned, nn.Linear(48, 7)), 2).double().eval()
+    graph, _ = merge(compile_graph(module, X.double()))
+    assert error(graph, module, [X.double()]) < 1e-9
+
+
 def test_a_window_partition_stays_a_movement() -> None:
     """Its channels stay together, so that the norm folds into the matrix behind it."""
 

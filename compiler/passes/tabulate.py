@@ -4,7 +4,8 @@
 
 A task or adapter that is an input picks a row, and a hyper-network makes weights of it at every call. The
 rows are finite: what is computed from one row and constants alone is computed for all of them at build
-time, in float64 and cast once (`merges.md` 2.22). Past `MOST_BYTES` the generator stays.
+time, in float64 and cast once (`merges.md` 2.22). Past `MOST_BYTES` the generator stays, and so does one
+that only scales, shifts or masks a weight: the table would store that weight once for each row (2.20).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ MOST_BYTES = 1 << 24  # of the tables that take one generator's place
 _LOOKUPS = {"aten.embedding.default": ("weight", "indices"), "aten.index_select.default": ("self", "index")}
 _PICKS = MOVEMENTS | {"aten.unbind.int", "aten.select.int", "aten.slice.Tensor"}
 
+_ELEMENTWISE = {"mul", "div", "add", "sub", "where", "masked_fill"}
+
 
 def tabulate(graph: Graph) -> Graph:
     """Return the graph with tables of generated weights for generators that read one row of a table."""
@@ -36,7 +39,8 @@ def tabulate(graph: Graph) -> Graph:
         inside = _generated(graph, node, known)
         leaving = [v for n in inside for v in _leaving(graph, n, inside)]
         size = sum(graph.type_of(v).bytes() for v in leaving) * len(table)
-        if all(n.op in _PICKS for n in inside) or size > MOST_BYTES:
+        repeats = any(_repeats_weight(graph, n, known) for n in inside)
+        if all(n.op in _PICKS for n in inside) or repeats or size > MOST_BYTES:
             continue
         rows = _rows(graph, node, table, inside, leaving, known)
         for value in leaving:
@@ -64,6 +68,13 @@ def _generated(graph: Graph, lookup: Node, known: set[str]) -> list[Node]:
         if own and repeatable(node) and not discretizes(graph, node):
             names.add(node.name)
     return [n for n in graph.ops() if n.name in names and n is not lookup]
+
+
+def _repeats_weight(graph: Graph, node: Node, known: set[str]) -> bool:
+    """Tell whether an operation changes a weight element by element."""
+    name = node.op.split(".")[1]
+    weights = (graph.type_of(v).shape for _, v in node.values() if v.node in known)
+    return name in _ELEMENTWISE and any(shape == node.type.shape for shape in weights)
 
 
 def _leaving(graph: Graph, node: Node, inside: Iterable[Node]) -> list[Value]:

@@ -58,7 +58,7 @@ def test_a_refusal_is_given_in_the_words_of_the_engine() -> None:
     assert text.startswith("randn_like draws random numbers in eval")
     assert "/" not in text  # the place in the source is no matter of the page
     assert refused(Refusal("noise", _random, {}, "un-shares")) == "is not refused yet"
-    assert refused(Refusal("pair", _pair, {"linear": 2})) == "is not refused yet"
+    assert refused(Refusal("pair", _pair, {"linear": 2}, "un-shares")) == "is not refused yet"
 
 
 def test_a_kept_form_is_given_with_its_price() -> None:

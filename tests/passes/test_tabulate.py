@@ -75,6 +75,21 @@ def test_what_the_input_decides_as_well_stays() -> None:
     assert {"embedding", "tanh"} <= set(ops(imported(Mixed(), torch.tensor([2]))))
 
 
+def test_a_weight_under_one_of_several_masks_is_stored_once() -> None:
+    class Masked(Generated):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.masks = nn.Parameter(torch.randn(6, 8)), nn.Embedding(TASKS, 48)
+
+        def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+            mask = (self.masks(task) > 0).reshape(6, 8)
+            return F.linear(x, self.weight * mask)
+
+    graph = imported(Masked(), torch.tensor([2]))
+    assert "mul" in ops(graph)
+    assert sum(c.tensor.numel() for c in graph.constants.values()) == 48 * (TASKS + 1)
+
+
 def test_a_table_past_the_bound_stays_a_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("compiler.passes.tabulate")
     monkeypatch.setattr(module, "MOST_BYTES", 4 * 48 * TASKS - 1)

@@ -22,7 +22,7 @@ def average(document: Mapping[str, Any], folder: str) -> None:
     measures = ("against", "output", "relative RMS", "relative max", "KL, nats")
     emit_table("deviation of the averaged model (lossy)", measures, _deviations(document))
     for line in _lines(document, folder):
-        stdout().print(line, highlight=False, markup=False)
+        stdout().print(line, highlight=False, markup=False, soft_wrap=True)  # a command in it is to be copied
 
 
 def _deviations(document: Mapping[str, Any]) -> list[tuple[Any, ...]]:

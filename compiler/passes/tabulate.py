@@ -40,7 +40,9 @@ def tabulate(graph: Graph) -> Graph:
         leaving = [v for n in inside for v in _leaving(graph, n, inside)]
         size = sum(graph.type_of(v).bytes() for v in leaving) * len(table)
         repeats = any(_repeats_weight(graph, n, known) for n in inside)
-        if all(n.op in _PICKS for n in inside) or repeats or size > MOST_BYTES:
+        uses = [path for v in leaving for _, path in graph.uses(v)]
+        weights = all(path in ("weight", "bias") for path in uses)  # not a whole network of one token
+        if not weights or all(n.op in _PICKS for n in inside) or repeats or size > MOST_BYTES:
             continue
         rows = _rows(graph, node, table, inside, leaving, known)
         for value in leaving:

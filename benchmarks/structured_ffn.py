@@ -182,19 +182,16 @@ def _build(network: Network, form: str, tokens: Sequence[int], folder: Path, wor
 def _table(module: nn.Module, width: int, tokens: Sequence[int], work: Path) -> Any:
     """Return the latency table with the kernels that the network's open choices need."""
     from edgewright.calibration import calibrate
-    from edgewright.latency import load_table
 
-    for count in tokens:
-        example = torch.randn(1, count, width)
-        calibrate(
-            [module],
-            "host",
-            target="executorch",
-            inputs=example,
-            database=_database(work),
-            allow_unstable=True,
-        )
-    return load_table(_database(work), "host", "executorch")
+    examples = [torch.randn(1, count, width) for count in tokens]
+    done = calibrate(
+        [torch.export.export(module, (example,)) for example in examples],
+        target="executorch",
+        database=_database(work),
+        allow_unstable=True,
+        progress=lambda message: print(f"  {message}", file=sys.stderr),
+    )
+    return done.table if done.table.entries else None
 
 
 def _database(work: Path) -> str:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import torch
 
+from compiler.cost.counts import FREE
 from compiler.ir.graph import Dim, Graph, Operand, TensorType
 from compiler.merge import blocks
 from compiler.merge.attempt import Refusal
@@ -41,7 +42,7 @@ def programs(graph: Graph, form: Form, exit_: TensorType, splits: bool = False) 
     if form.taps.pointwise:
         picked = selected(graph, form)
         ways = [] if picked is None else list(_pointwise(graph, picked, exit_))
-        return [*ways, *_pointwise(graph, form, exit_)]
+        return [*ways, *_shortest(form, list(_pointwise(graph, form, exit_)))]
     return list(_spatial(graph, form, exit_, splits))
 
 
@@ -119,6 +120,17 @@ def _pointwise(graph: Graph, form: Form, exit_: TensorType) -> Iterator[Program]
         yield _linear(graph, form, exit_)
     if 1 <= form.taps.rank <= 3:
         yield from _spatial(graph, form, exit_)
+
+
+def _shortest(form: Form, found: list[Program]) -> list[Program]:
+    """Leave out the layouts of one dense matrix that move elements for nothing.
+
+    The product is the same in each, so nothing is left to a price; more blocks than one make it another.
+    """
+    if form.taps.diagonal or blocks.coarse(form.taps.blocks).groups != 1:
+        return found
+    lengths = [(sum(s.op not in FREE for s in p.steps), len(p.steps)) for p in found]
+    return [p for p, length in zip(found, lengths, strict=True) if length == min(lengths)]
 
 
 def _diagonal(graph: Graph, form: Form, exit_: TensorType) -> Program:

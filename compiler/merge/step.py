@@ -131,6 +131,8 @@ def _permuted(writer: Writer, at: Ref, shape: tuple[Dim, ...], axis: int, to: in
     order = [i for i in range(len(shape)) if i != axis]
     order.insert(to, axis)
     made = tuple(shape[i] for i in order)
+    if [i for i in order if shape[i] != 1] == [i for i, d in enumerate(shape) if d != 1]:
+        return writer.op("aten.reshape.default", made, {"self": at, "shape": made})  # nothing moves
     return writer.op("aten.permute.default", made, {"self": at, "dims": tuple(order)})
 
 

@@ -39,12 +39,7 @@ def load_model(
     Raises UsageError for anything unreadable or inputs the model does not take, and
     UnsupportedModelError for a module left in training mode.
     """
-    loaded = (
-        _named(model)
-        if isinstance(model, str)
-        else LoadedModel(_checked(model), (), {}, type(model).__name__)
-    )
-    loaded = _with_inputs(loaded, inputs)
+    loaded = _with_inputs(_named(model) if isinstance(model, str) else _given(model), inputs)
     refuse_training(loaded)
     loaded = freeze_inputs(loaded, freeze or {})
     if dynamic_batch:
@@ -77,13 +72,20 @@ def _load_program(spec: str) -> LoadedModel:
     except Exception as error:  # torch.export.load raises whatever its zip, JSON and pickle readers raise
         reason = str(error).partition(". ")[0]
         raise UsageError(f"{spec} is not a torch.export program: {type(error).__name__}: {reason}") from error
+    return _program(program, spec)
+
+
+def _program(program: torch.export.ExportedProgram, spec: str) -> LoadedModel:
+    """Return a program with the example inputs it was exported with."""
     args, kwargs = program.example_inputs or ((), {})
     return LoadedModel(program, tuple(args), dict(kwargs), spec)
 
 
-def _checked(model: Any) -> Any:
-    if isinstance(model, torch.nn.Module | torch.export.ExportedProgram):
-        return model
+def _given(model: Any) -> LoadedModel:
+    if isinstance(model, torch.export.ExportedProgram):
+        return _program(model, type(model).__name__)
+    if isinstance(model, torch.nn.Module):
+        return LoadedModel(model, (), {}, type(model).__name__)
     raise UsageError(
         f"a {type(model).__name__} is no model; accepted: a torch.nn.Module, a program, or {ACCEPTED}"
     )

@@ -68,6 +68,7 @@ def test_a_saved_program_is_loaded_with_its_inputs(models, tmp_path):
     torch.testing.assert_close(
         loaded.call(source.args, {})[0], source.call(source.args, {})[0], rtol=0, atol=0
     )
+    torch.testing.assert_close(load_model(program).args, source.args, rtol=0, atol=0)
 
 
 def test_a_dynamic_batch_is_marked_on_every_tensor(models):

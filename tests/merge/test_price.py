@@ -111,3 +111,18 @@ def test_what_is_always_cheaper_needs_no_kernel() -> None:
     merged, _ = merge(graph, table((), by_launch))
     assert list(merged.histogram()) == ["aten.conv2d.default"]
     assert error(merged, module, inputs) < 1e-9
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_a_dense_matrix_is_offered_in_its_shortest_layout_only(tokens: int) -> None:
+    graph, _, _ = in_float64(low_rank(), torch.randn(1, tokens, 64))
+    kernels = open_kernels(graph)
+    assert {k.op for k in kernels} == {"aten.linear.default"}
+    assert len(kernels) == 3  # the two factors and their product
+
+
+def test_blocks_are_offered_dense_in_another_layout_too() -> None:
+    pair = nn.Sequential(nn.Conv1d(64, 64, 1, groups=4), nn.Conv1d(64, 64, 1, groups=4), nn.ReLU())
+    graph, _, _ = in_float64(pair.eval(), torch.randn(1, 64, 5))
+    found = {k.op for k in open_kernels(graph)}
+    assert {"aten.conv1d.default", "aten.linear.default"} <= found

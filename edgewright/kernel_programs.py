@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from compiler.cost.composite import Composite, composite_graph
 from compiler.cost.kernel import Kernel, kernel_graph
 from compiler.device import Device, DeviceProfile
 from compiler.errors import DeviceError
@@ -55,7 +56,8 @@ def kernel_candidate(kernel: Kernel, bench: Bench) -> Candidate:
 
     Raises UnsupportedModelError where the target does not take it.
     """
-    return _candidate(kernel.text, kernel_graph(kernel), bench)
+    graph = composite_graph(kernel) if isinstance(kernel, Composite) else kernel_graph(kernel)
+    return _candidate(kernel.text, graph, bench)
 
 
 def chain_candidates(bench: Bench) -> Mapping[int, Candidate]:

@@ -79,6 +79,11 @@ class Kernel:
         """Return the text."""
         return self.text
 
+    @property
+    def calls(self) -> tuple[Kernel, ...]:
+        """The calls that are measured together: this one."""
+        return (self,)
+
     def tensors(self) -> Iterator[TensorSpec]:
         """Yield the tensor operands in schema order, those inside lists included."""
         for _, operand in self.operands:
@@ -143,6 +148,9 @@ def output_types(kernel: Kernel) -> tuple[TensorType, ...]:
 
 def kernel_counts(kernel: Kernel) -> Counts:
     """Return the multiply-accumulates and bytes of a kernel, as `counts.node_counts` does for a node."""
+    if kernel.calls != (kernel,):
+        parts = [kernel_counts(call) for call in kernel.calls]
+        return Counts(sum(p.macs for p in parts), sum(p.bytes for p in parts))
     outputs = output_types(kernel)
     shapes = [spec.shape for spec in kernel.tensors()]
     return counts(kernel.op, shapes, [_static(t) for t in outputs], outputs[0].dtype.itemsize)
@@ -159,7 +167,7 @@ def kernel_graph(kernel: Kernel, seed: int = 0) -> Graph:
     node, types, places = _node(kernel), output_types(kernel), {}
     for (path, value), spec in zip(node.values(), kernel.tensors(), strict=True):
         if spec.constant:
-            places[value] = editor.constant(_weights(spec, generator), path)
+            places[value] = editor.constant(drawn_weight(spec, generator), path)
         else:  # not named by its operand: `self` cannot be a module's input
             places[value] = editor.input("x", spec.type)
     operands = {key: _replaced(operand, places) for key, operand in node.operands}
@@ -249,7 +257,8 @@ def _replaced(operand: Operand, places: Mapping[Value, Value]) -> Operand:
     return operand
 
 
-def _weights(spec: TensorSpec, generator: torch.Generator) -> torch.Tensor:
+def drawn_weight(spec: TensorSpec, generator: torch.Generator) -> torch.Tensor:
+    """Return a stand-in for a weight: positive where it is floating, zeros where it holds whole numbers."""
     if not spec.type.dtype.is_floating_point:
         return torch.zeros(spec.shape, dtype=spec.type.dtype)
     return (torch.rand(spec.shape, generator=generator) + 0.5).to(spec.type.dtype)

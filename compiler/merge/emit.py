@@ -43,7 +43,7 @@ def programs(graph: Graph, form: Form, exit_: TensorType, splits: bool = False) 
         picked = selected(graph, form)
         ways = [] if picked is None else list(_pointwise(graph, picked, exit_))
         return [*ways, *_shortest(form, list(_pointwise(graph, form, exit_)))]
-    return list(_spatial(graph, form, exit_, splits))
+    return [replace(p, whole=True) for p in _spatial(graph, form, exit_, splits)]
 
 
 def _constant(form: Form, exit_: TensorType) -> Program | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
+from compiler.cost.composite import Composite
+from compiler.cost.counts import FREE
 from compiler.cost.kernel import Kernel, TensorSpec, kernel_call
 from compiler.ir.graph import Dim, Node, Operand, Sym, TensorType
 
@@ -42,16 +44,23 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """Steps in order, and the value they end in; `found` is the algebraic form they write, in words."""
+    """Steps in order, and the value they end in; `found` is the algebraic form they write, in words.
+
+    A `whole` program is priced as one kernel: its steps share an image that a runtime lays out once.
+    """
 
     steps: tuple[Step, ...]
     result: Ref
     note: str = ""
     found: str = ""
     shape_only: bool = False  # exact for the compiled shape only
+    whole: bool = False
 
     def kernels(self, entry: TensorType, size: Callable[[Dim], int]) -> tuple[Kernel, ...]:
-        """Return the kernels of all steps; `entry` is the type the program begins at."""
+        """Return the kernels of all steps, or the one of a `whole` program of several.
+
+        `entry` is the type the program begins at.
+        """
         types = [s.type for s in self.steps]
 
         def spec(operand: Operand) -> Operand:
@@ -64,7 +73,23 @@ class Program:
                 return tuple(spec(o) for o in operand)
             return operand if isinstance(operand, bool | str | float | type(None)) else _plain(operand, size)
 
-        return tuple(kernel_call(s.op, {k: spec(o) for k, o in s.operands.items()}) for s in self.steps)
+        calls = tuple(kernel_call(s.op, {k: spec(o) for k, o in s.operands.items()}) for s in self.steps)
+        if not self.whole or sum(c.op not in FREE for c in calls) < 2:
+            return calls
+        return (
+            Composite(
+                calls, [tuple(_reads(step, call)) for step, call in zip(self.steps, calls, strict=True)]
+            ),
+        )
+
+
+def _reads(step: Step, call: Kernel) -> Iterator[int]:
+    """Yield which result each data operand of a call is, in the order of its schema."""
+    for key, _ in call.operands:
+        operand = step.operands.get(key)
+        for item in operand if isinstance(operand, tuple) else (operand,):
+            if isinstance(item, Ref):
+                yield item.index
 
 
 def _plain(operand: Operand, size: Callable[[Dim], int]) -> Operand:

@@ -1,0 +1,80 @@
+"""Several calls as one kernel: what a runtime lays out or fuses together is measured together.
+
+Alone, each convolution of a sum pays for bringing its image into the runtime's own layout and back;
+in one program the image is brought once. The sum of lone latencies would then favour fewer calls, and
+pads and slices of which the runtime makes views. So the candidates of a split are measured whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+
+from compiler.cost.kernel import Kernel, TensorSpec, drawn_weight, output_types
+from compiler.ir.edit import Editor
+from compiler.ir.graph import Graph, Operand, Value
+from compiler.ir.verify import verify
+
+ENTRY = -1
+
+
+class Composite(Kernel):
+    """Calls in order; `reads` holds, for each call, which result each of its data operands is.
+
+    A result is named by the place of its call, the one input of all by `ENTRY`. The last call's is returned.
+    """
+
+    def __init__(self, calls: Sequence[Kernel], reads: Sequence[tuple[int, ...]]) -> None:
+        """Keep the calls; ValueError where a call's reads are not as many as its data operands."""
+        super().__init__("composite", ())
+        object.__setattr__(self, "parts", tuple(calls))
+        object.__setattr__(self, "reads", tuple(reads))
+        for call, read in zip(self.parts, self.reads, strict=True):
+            if sum(not t.constant for t in call.tensors()) != len(read):
+                raise ValueError(f"{call.text} reads {len(read)} results")
+
+    parts: tuple[Kernel, ...]
+    reads: tuple[tuple[int, ...], ...]
+
+    @property
+    def calls(self) -> tuple[Kernel, ...]:
+        """The calls in order."""
+        return self.parts
+
+    @cached_property
+    def text(self) -> str:
+        """The key of the composite: its calls, each with what it reads behind it."""
+        names = [",".join("x" if i == ENTRY else f"%{i}" for i in read) for read in self.reads]
+        return "; ".join(f"{call.text} of {read}" for call, read in zip(self.parts, names, strict=True))
+
+
+def composite_graph(composite: Composite, seed: int = 0) -> Graph:
+    """Return a verified graph of the calls on one input, weights drawn as `kernel_graph` draws them."""
+    editor, generator = Editor(), torch.Generator().manual_seed(seed)
+    results: list[Value] = []
+    entry: Value | None = None
+    for call, read in zip(composite.parts, composite.reads, strict=True):
+        places = iter(read)
+
+        def placed(operand: Operand, places: object = places) -> Operand:
+            nonlocal entry
+            if isinstance(operand, tuple):
+                return tuple(placed(item, places) for item in operand)
+            if not isinstance(operand, TensorSpec):
+                return operand
+            if operand.constant:
+                return editor.constant(drawn_weight(operand, generator), "weight")
+            place = next(places)  # type: ignore[call-overload]
+            if place != ENTRY:
+                return results[place]
+            entry = entry or editor.input("x", operand.type)
+            return entry
+
+        operands = {key: placed(operand) for key, operand in call.operands}
+        results.append(editor.op(call.op, operands, output_types(call)))
+    editor.output([results[-1]])
+    graph = editor.finish()
+    verify(graph)
+    return graph

@@ -12,7 +12,7 @@ Each form is one program with a method for each token count, as `edgewright comp
 The last columns are the paired ratio of ours to whichever of the other two has the lower median, with
 its 95% interval, and a verdict: slower where the interval lies above 1 by more than the noise given.
 
-    python benchmarks/structured_ffn.py [--quick] [--prior] [--work DIR] [--json FILE]
+    python benchmarks/structured_ffn.py [KIND ...] [--quick] [--prior] [--work DIR] [--json FILE]
 
 Programs and finished cells are kept in DIR, so that a run that was cut short goes on where it stopped.
 """
@@ -292,6 +292,7 @@ def _interval(values: Sequence[float] | None) -> str:
 def main() -> None:
     """Build, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kinds", nargs="*", help=f"{', '.join(KINDS)}; all by default")
     parser.add_argument(
         "--quick", action="store_true", help="width 512, 32%% of the parameters, 1 and 64 tokens only"
     )
@@ -301,6 +302,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("out/structured_ffn"))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if unknown := set(arguments.kinds) - set(KINDS):
+        parser.error(f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     widths, tokens, shares = ((512,), (1, 64), (32,)) if arguments.quick else (WIDTHS, TOKENS, SHARES)
@@ -309,7 +312,7 @@ def main() -> None:
     )
     work.mkdir(parents=True, exist_ok=True)
     cells = []
-    for kind, width, share in itertools.product(KINDS, widths, shares):
+    for kind, width, share in itertools.product(arguments.kinds or KINDS, widths, shares):
         network = Network(kind, width, share)
         built = programs(network, tokens, work, arguments.prior)
         cells += [cell(network, count, built, work) for count in tokens]

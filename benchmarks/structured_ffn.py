@@ -12,7 +12,8 @@ Each form is one program with a method for each token count, as `edgewright comp
 The last columns are the paired ratio of ours to whichever of the other two has the lower median, with
 its 95% interval, and a verdict: slower where the interval lies above 1 by more than the noise given.
 
-    python benchmarks/structured_ffn.py [KIND ...] [--quick] [--prior] [--work DIR] [--json FILE]
+    python benchmarks/structured_ffn.py [KIND ...] [--widths W ...] [--quick] [--prior]
+        [--work DIR] [--json FILE]
 
 Programs and finished cells are kept in DIR, so that a run that was cut short goes on where it stopped.
 """
@@ -299,6 +300,7 @@ def main() -> None:
     parser.add_argument(
         "--prior", action="store_true", help="choose by the roofline prior, without calibration"
     )
+    parser.add_argument("--widths", nargs="+", type=int, choices=WIDTHS, default=WIDTHS)
     parser.add_argument("--work", type=Path, default=Path("out/structured_ffn"))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -306,7 +308,9 @@ def main() -> None:
         parser.error(f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    widths, tokens, shares = ((512,), (1, 64), (32,)) if arguments.quick else (WIDTHS, TOKENS, SHARES)
+    widths, tokens, shares = (
+        ((512,), (1, 64), (32,)) if arguments.quick else (arguments.widths, TOKENS, SHARES)
+    )
     work = (
         arguments.work / ("quick" if arguments.quick else "full") / ("prior" if arguments.prior else "table")
     )

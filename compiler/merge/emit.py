@@ -11,16 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from compiler.cost.counts import FREE
+from compiler.ir.dims import hint
 from compiler.ir.graph import Dim, Graph, Operand, TensorType
 from compiler.merge import blocks
 from compiler.merge.attempt import Refusal
 from compiler.merge.convolution import convolutions
 from compiler.merge.form import Form, Move, grid_of
 from compiler.merge.moves import behind, flat, in_front, selected
+from compiler.merge.price import program_counts
 from compiler.merge.step import ENTRY, Program, Ref, Step, Writer, arrange
 
 
@@ -42,7 +45,7 @@ def programs(graph: Graph, form: Form, exit_: TensorType, splits: bool = False) 
     if form.taps.pointwise:
         picked = selected(graph, form)
         ways = [] if picked is None else list(_pointwise(graph, picked, exit_))
-        return [*ways, *_shortest(form, list(_pointwise(graph, form, exit_)))]
+        return [*ways, *_shortest(graph, form, list(_pointwise(graph, form, exit_)))]
     return [replace(p, whole=True) for p in _spatial(graph, form, exit_, splits)]
 
 
@@ -122,15 +125,21 @@ def _pointwise(graph: Graph, form: Form, exit_: TensorType) -> Iterator[Program]
         yield from _spatial(graph, form, exit_)
 
 
-def _shortest(form: Form, found: list[Program]) -> list[Program]:
-    """Leave out the layouts of one dense matrix that move elements for nothing.
+def _shortest(graph: Graph, form: Form, found: list[Program]) -> list[Program]:
+    """Return the layout of a dense matrix that moves the fewest elements in the fewest operations.
 
-    The product is the same in each, so nothing is left to a price; more blocks than one make it another.
+    The product is the same in each layout, so that nothing is left to a price: what a kernel takes alone
+    says more about the layout its runtime likes than about its place in a model. More blocks than one
+    make another product of it.
     """
     if form.taps.diagonal or blocks.coarse(form.taps.blocks).groups != 1:
         return found
-    lengths = [(sum(s.op not in FREE for s in p.steps), len(p.steps)) for p in found]
-    return [p for p, length in zip(found, lengths, strict=True) if length == min(lengths)]
+
+    def length(program: Program) -> tuple[int, int, float]:
+        moved = sum(c.bytes for c in program_counts(program, form.base, partial(hint, graph)))
+        return sum(s.op not in FREE for s in program.steps), len(program.steps), moved
+
+    return [min(found, key=length)]
 
 
 def _diagonal(graph: Graph, form: Form, exit_: TensorType) -> Program:

@@ -123,6 +123,26 @@ def test_a_dense_matrix_is_offered_in_its_shortest_layout_only(tokens: int) -> N
     assert len(kernels) == 3  # the two factors and their product
 
 
+class Expansion(nn.Module):
+    """A pointwise layer behind a normalisation that takes the channels last, and back (ConvNeXt)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.layer = nn.LayerNorm(6), nn.Conv2d(6, 24, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return nn.functional.gelu(self.layer(y))
+
+
+def test_a_layout_that_only_looks_cheaper_alone_is_not_taken() -> None:
+    graph, module, inputs = in_float64(randomize(Expansion()), torch.randn(1, 6, 5, 7))
+    kernels = open_kernels(graph)
+    no_convolutions, _ = merge(graph, table(kernels, lambda k: 1e3 if "conv" in k.op else 1.0))
+    assert "aten.linear.default" not in no_convolutions.histogram()
+    assert error(no_convolutions, module, inputs) < 1e-9
+
+
 def test_blocks_are_offered_dense_in_another_layout_too() -> None:
     pair = nn.Sequential(nn.Conv1d(64, 64, 1, groups=4), nn.Conv1d(64, 64, 1, groups=4), nn.ReLU())
     graph, _, _ = in_float64(pair.eval(), torch.randn(1, 64, 5))

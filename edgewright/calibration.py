@@ -106,7 +106,7 @@ def calibrate(
     choose: Choose | None = None,
     progress: Progress = silent,
 ) -> Calibration:
-    """Measure the kernels that the open choices of models need on a device.
+    """Measure what the open choices of models need on a device: kernels, then the choices as whole programs.
 
     Args:
         models: as `compile` takes them.
@@ -134,34 +134,36 @@ def calibrate(
     graphs = [canonicalise(model, progress=progress).graph for model in loaded]
     with _opened(database) as kept, tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         bench = Bench(chosen, found, opened, kept, Path(folder))
-        done = calibrate_graphs(graphs, bench, choose or _open_kernels, progress)
+        stages = (choose,) if choose else (_open_kernels, _whole_programs)
+        done = calibrate_graphs(graphs, bench, stages, progress)
     if done.kernels(Outcome.UNSTEADY) and not allow_unstable:
         raise _unsteady(done, opened)
     return done
 
 
 def calibrate_graphs(
-    graphs: Sequence[Graph], bench: Bench, choose: Choose, progress: Progress = silent
+    graphs: Sequence[Graph], bench: Bench, stages: Sequence[Choose], progress: Progress = silent
 ) -> Calibration:
-    """Measure what `choose` needs of graphs until it needs no more, `MOST_PASSES` times at most."""
+    """Measure what each stage needs of graphs until it needs no more, `MOST_PASSES` times at most."""
     under = bench.conditions()
     before = table = latency_table(bench.database, under)
-    wanted = _needed(graphs, None, choose) if before.entries else {}
+    wanted = _needed(graphs, None, stages[0]) if before.entries else {}
     needed = {text: kernel for text, kernel in wanted.items() if text in before.entries}
     tries: Counter[str] = Counter()
     refused: dict[Kernel, str] = {}
-    for _ in range(MOST_PASSES):
-        needed |= _needed(graphs, table, choose)
-        missing = {
-            text: kernel
-            for text, kernel in needed.items()
-            if text not in table.entries and kernel not in refused and tries[text] < MOST_TRIES
-        }
-        if not missing:
-            break
-        tries.update(missing.keys())
-        refused |= _measure(missing, bench, progress)
-        table = latency_table(bench.database, under)
+    for choose in stages:
+        for _ in range(MOST_PASSES):
+            needed |= _needed(graphs, table, choose)
+            missing = {
+                text: kernel
+                for text, kernel in needed.items()
+                if text not in table.entries and kernel not in refused and tries[text] < MOST_TRIES
+            }
+            if not missing:
+                break
+            tries.update(missing.keys())
+            refused |= _measure(missing, bench, progress)
+            table = latency_table(bench.database, under)
     outcomes = {needed[t]: _outcome(needed[t], before, table, refused) for t in sorted(needed)}
     return Calibration(table, outcomes, refused)
 
@@ -246,6 +248,12 @@ def _open_kernels(graph: Graph, table: LatencyTable | None) -> tuple[Kernel, ...
     from compiler.merge.open_choices import open_kernels
 
     return open_kernels(graph, table)
+
+
+def _whole_programs(graph: Graph, table: LatencyTable | None) -> tuple[Kernel, ...]:
+    from compiler.merge.whole import whole_programs
+
+    return whole_programs(graph, table)
 
 
 @contextlib.contextmanager

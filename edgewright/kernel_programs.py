@@ -16,6 +16,7 @@ import torch
 
 from compiler.cost.composite import Composite, composite_graph
 from compiler.cost.kernel import Kernel, kernel_graph
+from compiler.cost.program import WholeProgram
 from compiler.device import Device, DeviceProfile
 from compiler.errors import DeviceError
 from compiler.ir.digest import content_digest
@@ -56,8 +57,13 @@ def kernel_candidate(kernel: Kernel, bench: Bench) -> Candidate:
 
     Raises UnsupportedModelError where the target does not take it.
     """
-    graph = composite_graph(kernel) if isinstance(kernel, Composite) else kernel_graph(kernel)
-    return _candidate(kernel.text, graph, bench)
+    return _candidate(kernel.text, _graph(kernel), bench)
+
+
+def _graph(kernel: Kernel) -> Graph:
+    if isinstance(kernel, WholeProgram):
+        return kernel.graph
+    return composite_graph(kernel) if isinstance(kernel, Composite) else kernel_graph(kernel)
 
 
 def chain_candidates(bench: Bench) -> Mapping[int, Candidate]:

@@ -58,6 +58,8 @@ def import_model(
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, args, dict(kwargs or {}), dynamic_shapes=dynamic_shapes)
+    except UnsupportedModelError:  # a module of ours says it best
+        raise
     except Exception as error:  # torch.export raises anything the user's forward raises
         raise UnsupportedModelError(blame(error)) from error
     return import_program(program)
@@ -165,7 +167,7 @@ class _Import:
         self._refuse(node, name)
         if name == "_native_batch_norm_legit_no_training":
             return self._batch_norm(node)
-        if name in ("view", "_unsafe_view"):
+        if name in ("view", "_unsafe_view") and node.target._overloadname != "dtype":
             return self._emit(
                 node, "aten.reshape.default", (self._operand(node.args[0]), self._shape(node)), {}
             )

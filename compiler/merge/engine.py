@@ -44,16 +44,12 @@ from compiler.passes.share import share
 _ROUNDS = 4
 
 
-def merge(
-    graph: Graph,
-    table: LatencyTable | None = None,
-    prior: Roofline = PRIOR,
-    keep: Collection[str] = (),
+def merge_by(
+    graph: Graph, table: LatencyTable | None, prior: Roofline = PRIOR, keep: Collection[str] = ()
 ) -> tuple[Graph, tuple[Attempt, ...]]:
-    """Return the graph with its affine regions in the cheapest equal form, and every attempt.
+    """Return the graph with each affine region in the cheapest equal form, and every attempt.
 
-    `table` holds what the device at hand was measured to take; where it knows too little, `prior`
-    decides. Sites in `keep` stay as they are.
+    A form costs what `table` says of its kernels, and what `prior` says where there is none or it lacks one.
     """
     graph, attempts = contract(graph, Price(graph, prior, table))
     graph, orders = exposed(graph), tuple(attempts)

@@ -3,7 +3,7 @@
 - aliases vanish: clone, alias, detach, contiguous, dropout in eval, a cast to the same dtype, an
   expand or reshape to the same shape, a slice of everything;
 - every transposition is `aten.permute` with non-negative dims; permutes in a row compose, and an
-  inverse pair cancels;
+  inverse pair cancels; one of data that only moves axes of one element is a reshape;
 - a reshape of a reshape is one reshape; padding with a constant is `aten.constant_pad_nd`.
 
 One walk in topological order reaches the fixpoint, since every rule looks only at the operand.
@@ -86,6 +86,10 @@ def _permute(graph: Graph, node: Node) -> Node:
     inner = graph.producer(source)
     if inner.op == "aten.permute.default":
         source, dims = inner.operand("self"), tuple(_dims(inner)[d] for d in dims)
+    shape = graph.type_of(source).shape
+    moved = [d for d in dims if shape[d] != 1]
+    if moved == sorted(moved) and graph.producer(source).kind is not Kind.CONSTANT:
+        return _with(node, "aten.reshape.default", {"self": source, "shape": node.type.shape})
     return _with(node, "aten.permute.default", {"self": source, "dims": dims})
 
 

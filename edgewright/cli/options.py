@@ -18,7 +18,7 @@ UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 Model = Annotated[
     str,
-    typer.Argument(metavar="MODEL", help="timm:NAME, package.module:attr, file.py:attr or x.pt2"),
+    typer.Argument(metavar="MODEL", help="timm:NAME, package.module:attr, file.py:attr, x.pt2 or x.onnx"),
 ]
 Profile = Annotated[
     str, typer.Option(help="A device profile: a name from `edgewright profiles`, or a .toml file.")

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 
 from compiler.errors import UnsupportedModelError, UsageError
+from compiler.frontends.onnx import OnnxModule
 from edgewright.models.freezing import freeze as freeze_inputs
 from edgewright.models.inputs import InputSpec, describe, draw_call, redraw
 from edgewright.models.loaded import LoadedModel
+from edgewright.models.onnx_source import load_onnx
 from edgewright.models.python_source import as_call, load_python
 from edgewright.models.randomize import randomize as randomize_weights
 from edgewright.models.zoo import load_timm
 
-ACCEPTED = "timm:NAME, package.module:attr, file.py:attr, x.pt2"
+ACCEPTED = "timm:NAME, package.module:attr, file.py:attr, x.pt2, x.onnx"
 MAX_BATCH = 64
 
 
@@ -42,6 +44,8 @@ def load_model(
     loaded = _with_inputs(_named(model) if isinstance(model, str) else _given(model), inputs)
     refuse_training(loaded)
     loaded = freeze_inputs(loaded, freeze or {})
+    if loaded.frozen and isinstance(loaded.source, OnnxModule):
+        loaded.source.assume(loaded.frozen.by_name())
     if dynamic_batch:
         args, kwargs = redraw((loaded.args, loaded.kwargs), seed=0, batch=2)  # torch.export fixes a 1
         loaded = dataclasses.replace(loaded, args=args, kwargs=kwargs, batch=MAX_BATCH)
@@ -57,7 +61,7 @@ def _named(spec: str) -> LoadedModel:
     if spec.endswith(".pt2"):
         return _load_program(spec)
     if spec.endswith(".onnx"):
-        raise UsageError(f"{spec}: ONNX files are not read yet; accepted: {ACCEPTED}")
+        return load_onnx(spec)
     if ":" not in spec:
         exists = "names no model in it" if Path(spec).exists() else "is no file"
         raise UsageError(f"{spec!r} {exists}; accepted: {ACCEPTED}")
@@ -100,8 +104,9 @@ def _with_inputs(loaded: LoadedModel, inputs: Any) -> LoadedModel:
         )
         return dataclasses.replace(loaded, args=args, kwargs=kwargs, expected=expected)
     if not loaded.args and not loaded.kwargs:
+        known = f" ({loaded.expected})" if loaded.expected else ""
         raise UsageError(
-            f"{loaded.spec} comes without example inputs: give --input 1x3x224x224 (once an input), "
+            f"{loaded.spec} comes without example inputs{known}: give --input 1x3x224x224 (once an input), "
             f"or return (module, example_inputs) from the callable"
         )
     return loaded
@@ -126,6 +131,8 @@ def try_once(loaded: LoadedModel) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the user's own code may warn; it is not ours to judge
             results = loaded.call(loaded.args, loaded.kwargs)
+    except UnsupportedModelError:  # an ONNX graph that says itself what cannot be
+        raise
     except Exception as error:  # a model may raise anything on inputs it was not written for
         given = describe((loaded.args, loaded.kwargs))
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -6,7 +6,7 @@ EXAMPLES = {
     "a missing file": ("{dir}/nowhere.py:net", 2, "there is no file"),
     "a missing program": ("{dir}/nowhere.pt2", 2, "there is no file"),
     "a program that is none": ("{dir}/broken.pt2", 2, "is not a torch.export program"),
-    "an ONNX file": ("{dir}/model.onnx", 2, "not read yet"),
+    "an ONNX file": ("{dir}/model.onnx", 2, "there is no file"),
     "no attribute": ("{file}", 2, "accepted: timm:NAME"),
     "an empty attribute": ("{file}:", 2, "names no attribute"),
     "a misspelt attribute": ("{file}:nett", 2, "did you mean net"),

@@ -143,7 +143,7 @@ def always(*kernels):
 
 
 def run(bench, choose, graphs=("a graph",)):
-    return calibrate_graphs(graphs, bench, choose)
+    return calibrate_graphs(graphs, bench, [choose])
 
 
 def test_what_is_needed_is_measured_and_nothing_else(bench) -> None:

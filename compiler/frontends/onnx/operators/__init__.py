@@ -1,0 +1,1 @@
+"""ONNX operators by subject; a file here is found by itself."""

@@ -12,9 +12,11 @@ randomised, four graphs of equal numerics:
 Each is lowered for each runtime, checked against the unmerged graph in float64, and all programs of
 a case are measured interleaved in one run, with paired ratios and 95% intervals.
 
-    python benchmarks/large_kernels.py [CASE ...] [--targets T ...] [--forms F ...] [--work DIR] [--json FILE]
+    python benchmarks/large_kernels.py [CASE ...] [--targets T ...] [--forms F ...]
+        [--work DIR] [--json FILE] [--write]
 
-Programs and readings are kept in DIR, so that a run that was cut short goes on where it stopped.
+`--write` puts the table into docs/large_kernels.md. Programs and readings are kept in DIR, so that a
+run that was cut short goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import page
 import torch
 from torch import nn
 
@@ -344,6 +347,7 @@ def main() -> None:
     parser.add_argument("--forms", nargs="+", choices=tuple(FORMS), default=tuple(FORMS))
     parser.add_argument("--work", type=Path, default=Path("build/large_kernels"))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--write", action="store_true", help="write docs/large_kernels.md")
     arguments = parser.parse_args()
     if unknown := set(arguments.cases) - set(names):
         parser.error(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
@@ -355,7 +359,10 @@ def main() -> None:
     if arguments.json:
         document = {"schema": "edgewright.benchmark.large_kernels/1", "rows": rows}
         arguments.json.write_text(json.dumps(document, indent=1))
-    print(table(rows, arguments.forms))
+    text = table(rows, arguments.forms)
+    print(text)
+    if arguments.write:
+        page.write("large_kernels", "Large depthwise kernels", str(__doc__), text)
 
 
 if __name__ == "__main__":

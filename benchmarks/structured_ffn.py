@@ -6,16 +6,18 @@ times as wide, run interleaved through ExecuTorch on this machine:
 
     dense        every structured matrix multiplied out, the weights found by probing it with the identity
     structured   the factors as they are
-    ours         the merge engine's choice, by a latency table calibrated here (with --prior, by the prior)
+    ours         the merge engine's choice, by kernels and whole programs measured here (with --prior,
+                 by the prior)
 
 Each form is one program with a method for each token count, as `edgewright compile --tokens` writes it.
 The last columns are the paired ratio of ours to whichever of the other two has the lower median, with
 its 95% interval, and a verdict: slower where the interval lies above 1 by more than the noise given.
 
     python benchmarks/structured_ffn.py [KIND ...] [--widths W ...] [--quick] [--prior]
-        [--work DIR] [--json FILE]
+        [--work DIR] [--json FILE] [--write]
 
-Programs and finished cells are kept in DIR, so that a run that was cut short goes on where it stopped.
+`--write` puts the table into docs/structured_ffn.md. Programs and finished cells are kept in DIR, so
+that a run that was cut short goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import page
 import torch
 from torch import nn
 
@@ -303,6 +306,7 @@ def main() -> None:
     parser.add_argument("--widths", nargs="+", type=int, choices=WIDTHS, default=WIDTHS)
     parser.add_argument("--work", type=Path, default=Path("out/structured_ffn"))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--write", action="store_true", help="write docs/structured_ffn.md")
     arguments = parser.parse_args()
     if unknown := set(arguments.kinds) - set(KINDS):
         parser.error(f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
@@ -323,7 +327,10 @@ def main() -> None:
     if arguments.json:
         document = {"schema": "edgewright.benchmark.structured_ffn/1", "noise": NOISE, "cells": cells}
         arguments.json.write_text(json.dumps(document, indent=1))
-    print(table(cells))
+    text = table(cells)
+    print(text)
+    if arguments.write:
+        page.write("structured_ffn", "Structured feed-forward networks", str(__doc__), text)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import page
 import torch
+from shared import page
 from torch import nn
 
 from compiler.evaluate import evaluate

@@ -32,8 +32,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import page
 import torch
+from shared import page
 from torch import nn
 
 WIDTHS, TOKENS, SHARES = (512, 1024, 2048), (1, 4, 16, 64, 256), (32, 63)

@@ -24,19 +24,24 @@ class Composite(Kernel):
     """Calls in order; `reads` holds, for each call, which result each of its data operands is.
 
     A result is named by the place of its call, the one input of all by `ENTRY`. The last call's is returned.
+    `results` says which output of each call that is, the first by default.
     """
 
-    def __init__(self, calls: Sequence[Kernel], reads: Sequence[tuple[int, ...]]) -> None:
+    def __init__(
+        self, calls: Sequence[Kernel], reads: Sequence[tuple[int, ...]], results: Sequence[int] = ()
+    ) -> None:
         """Keep the calls; ValueError where a call's reads are not as many as its data operands."""
         super().__init__("composite", ())
         object.__setattr__(self, "parts", tuple(calls))
         object.__setattr__(self, "reads", tuple(reads))
+        object.__setattr__(self, "results", tuple(results) or (0,) * len(self.parts))
         for call, read in zip(self.parts, self.reads, strict=True):
             if sum(not t.constant for t in call.tensors()) != len(read):
                 raise ValueError(f"{call.text} reads {len(read)} results")
 
     parts: tuple[Kernel, ...]
     reads: tuple[tuple[int, ...], ...]
+    results: tuple[int, ...]
 
     @property
     def calls(self) -> tuple[Kernel, ...]:
@@ -46,8 +51,13 @@ class Composite(Kernel):
     @cached_property
     def text(self) -> str:
         """The key of the composite: its calls, each with what it reads behind it."""
-        names = [",".join("x" if i == ENTRY else f"%{i}" for i in read) for read in self.reads]
+        names = [",".join(map(self._name, read)) for read in self.reads]
         return "; ".join(f"{call.text} of {read}" for call, read in zip(self.parts, names, strict=True))
+
+    def _name(self, place: int) -> str:
+        if place == ENTRY:
+            return "x"
+        return f"%{place}#{self.results[place]}" if self.results[place] else f"%{place}"
 
 
 def composite_graph(composite: Composite, seed: int = 0) -> Graph:
@@ -55,7 +65,7 @@ def composite_graph(composite: Composite, seed: int = 0) -> Graph:
     editor, generator = Editor(), torch.Generator().manual_seed(seed)
     results: list[Value] = []
     entry: Value | None = None
-    for call, read in zip(composite.parts, composite.reads, strict=True):
+    for call, read, output in zip(composite.parts, composite.reads, composite.results, strict=True):
         places = iter(read)
 
         def placed(operand: Operand, places: object = places) -> Operand:
@@ -73,7 +83,8 @@ def composite_graph(composite: Composite, seed: int = 0) -> Graph:
             return entry
 
         operands = {key: placed(operand) for key, operand in call.operands}
-        results.append(editor.op(call.op, operands, output_types(call)))
+        made = editor.op(call.op, operands, output_types(call))
+        results.append(Value(made.node, output))
     editor.output([results[-1]])
     graph = editor.finish()
     verify(graph)

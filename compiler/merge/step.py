@@ -76,11 +76,8 @@ class Program:
         calls = tuple(kernel_call(s.op, {k: spec(o) for k, o in s.operands.items()}) for s in self.steps)
         if not self.whole or sum(c.op not in FREE for c in calls) < 2:
             return calls
-        return (
-            Composite(
-                calls, [tuple(_reads(step, call)) for step, call in zip(self.steps, calls, strict=True)]
-            ),
-        )
+        reads = [tuple(_reads(step, call)) for step, call in zip(self.steps, calls, strict=True)]
+        return (Composite(calls, reads, [step.output for step in self.steps]),)
 
 
 def _reads(step: Step, call: Kernel) -> Iterator[int]:

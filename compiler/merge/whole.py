@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection
+from functools import partial
 
 from compiler.cost.kernel import Kernel
 from compiler.cost.latency_table import LatencyTable
@@ -22,7 +23,9 @@ from compiler.cost.program import PREFIX, WholeProgram
 from compiler.cost.roofline import PRIOR, Roofline
 from compiler.ir.graph import Graph
 from compiler.merge.attempt import Attempt, Outcome
+from compiler.merge.barriers import barriers
 from compiler.merge.engine import certain_merges, merge_by
+from compiler.merge.live_weights import live_weights
 from compiler.merge.norms import exposed, restored
 from compiler.merge.open_choices import open_kernels
 
@@ -30,6 +33,7 @@ from compiler.merge.open_choices import open_kernels
 _LAUNCHES = Roofline(launch_macs=1e12)
 
 Merged = tuple[Graph, tuple[Attempt, ...]]
+Make = Callable[[Collection[str]], Merged]
 
 
 def merge(
@@ -43,18 +47,16 @@ def merge(
     `table` holds what the device at hand was measured to take; where it knows too little, `prior`
     decides. Sites in `keep` stay as they are.
     """
-    found = merge_by(graph, table, prior, keep)
     if table is None or not any(text.startswith(PREFIX) for text in table.entries):
-        return found
-    chosen = table.entry(WholeProgram(found[0]))
-    for name, make in _others(graph, prior, keep):
-        if chosen is None:
-            break
-        other = make()
-        entry = table.entry(WholeProgram(other[0]))
-        if entry is not None and entry.high < chosen.low:
-            found, chosen = _labelled(other, name, table), entry
-    return found
+        return merge_by(graph, table, prior, keep)
+    name = ""
+    make: Make = partial(merge_by, graph, table, prior)
+    chosen = table.entry(WholeProgram(make(())[0]))
+    for other, others in _others(graph, prior):
+        entry = table.entry(WholeProgram(others(())[0])) if chosen else None
+        if chosen and entry and entry.high < chosen.low:
+            name, make, chosen = other, others, entry
+    return _labelled(make(keep), name, table) if name else make(keep)
 
 
 def whole_programs(
@@ -66,29 +68,30 @@ def whole_programs(
     """
     if table is None or graph.symbols or not open_kernels(graph, None, prior):
         return ()
-    made = [merge_by(graph, table, prior)[0], *(make()[0] for _, make in _others(graph, prior, ()))]
+    made = [merge_by(graph, table, prior)[0], *(make(())[0] for _, make in _others(graph, prior))]
     programs = dict.fromkeys(map(WholeProgram, made))
     # One that is the only one has nothing to be compared with.
     return tuple(p for p in programs if p.text not in table.entries) if len(programs) > 1 else ()
 
 
-def _others(
-    graph: Graph, prior: Roofline, keep: Collection[str]
-) -> tuple[tuple[str, Callable[[], Merged]], ...]:
-    def standing() -> Merged:
+def _others(graph: Graph, prior: Roofline) -> tuple[tuple[str, Make], ...]:
+    def standing(keep: Collection[str]) -> Merged:
         made, attempts = certain_merges(exposed(graph), prior, keep)
-        return restored(made), tuple(attempts)
+        made = restored(made)
+        return made, (*attempts, *live_weights(made), *barriers(made))
 
     return (
         ("what is cheaper on any device", standing),
-        ("the choice by the prior", lambda: merge_by(graph, None, prior, keep)),
-        ("as few operations as there can be", lambda: merge_by(graph, None, _LAUNCHES, keep)),
+        ("the choice by the prior", partial(merge_by, graph, None, prior)),
+        ("as few operations as there can be", partial(merge_by, graph, None, _LAUNCHES)),
     )
 
 
 def _labelled(merged: Merged, name: str, table: LatencyTable) -> Merged:
-    label = f"whole programs in the {table.label}: {name}"
+    """Say in what was merged that the choice is not the kernels', whose prices the costs are not either."""
     graph, attempts = merged
+    verdict = f"taken as a whole program ({name}), faster in the {table.label} than what its kernels chose"
     return graph, tuple(
-        a if a.outcome is Outcome.BARRIER else dataclasses.replace(a, priced_by=label) for a in attempts
+        dataclasses.replace(a, reason=f"{a.reason}; {verdict}") if a.outcome is Outcome.MERGED else a
+        for a in attempts
     )

@@ -59,9 +59,7 @@ def _rewritten(graph: Graph, node: Node) -> Node:
     if node.op in _PRODUCTS:
         return _linear(graph, node)
     if node.op in _RESHAPES:
-        inner = graph.producer(node.operands[0][1])
-        source = inner.operands[0][1] if inner.op in _RESHAPES else node.operands[0][1]
-        return _with(node, "aten.reshape.default", {"self": source, "shape": node.type.shape})
+        return _reshape(graph, node, node.operands[0][1])
     if node.op == "aten.pad.default" and node.operand("mode") == "constant":
         operands = {k: node.operand(k) for k in ("self", "pad")} | {"value": node.operand("value") or 0.0}
         return _with(node, "aten.constant_pad_nd.default", operands)
@@ -89,8 +87,14 @@ def _permute(graph: Graph, node: Node) -> Node:
     shape = graph.type_of(source).shape
     moved = [d for d in dims if shape[d] != 1]
     if moved == sorted(moved) and graph.producer(source).kind is not Kind.CONSTANT:
-        return _with(node, "aten.reshape.default", {"self": source, "shape": node.type.shape})
+        return _reshape(graph, node, source)
     return _with(node, "aten.permute.default", {"self": source, "dims": dims})
+
+
+def _reshape(graph: Graph, node: Node, source: Value) -> Node:
+    inner = graph.producer(source)
+    source = inner.operands[0][1] if inner.op in _RESHAPES else source
+    return _with(node, "aten.reshape.default", {"self": source, "shape": node.type.shape})
 
 
 def _dims(node: Node) -> tuple[int, ...]:

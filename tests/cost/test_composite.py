@@ -48,6 +48,15 @@ def test_what_is_read_is_part_of_the_key() -> None:
     assert first.text != other.text
 
 
+def test_the_output_that_is_read_is_kept_and_part_of_the_key() -> None:
+    split = kernel_call("aten.split_with_sizes.default", {"self": X, "split_sizes": [5, 3], "dim": 1})
+    relu = kernel_call("aten.relu.default", {"self": TensorSpec((1, 3, 12, 12), "float32", False)})
+    composite = Composite([split, relu], [(ENTRY,), (0,)], [1, 0])
+    x = torch.randn(X.shape)
+    torch.testing.assert_close(evaluate(composite_graph(composite), [x])[0], torch.relu(x[:, 5:]))
+    assert "of %0#1" in composite.text
+
+
 def test_reads_must_match_the_calls() -> None:
     with pytest.raises(ValueError, match="reads 2 results"):
         Composite([conv(3)], [(ENTRY, ENTRY)])

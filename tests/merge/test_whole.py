@@ -65,7 +65,15 @@ def test_the_faster_program_is_taken_where_kernels_say_otherwise(pair):
     assert products(merged) == 1
     assert error(merged, module, (x,)) < 1e-9
     made = [a for a in attempts if a.outcome is Outcome.MERGED]
-    assert made and all("whole programs in the latency table of bench" in a.priced_by for a in made)
+    assert made and all("taken as a whole program" in a.reason for a in made)
+
+
+def test_kept_sites_stay_where_the_whole_program_decides(pair):
+    graph, _, _ = pair
+    measured = with_programs(graph, by_kernels(graph, arithmetic), lambda g: Entry(*[9.0 * products(g)] * 3))
+    sites = [a.site for a in merge(graph, measured)[1] if a.outcome is Outcome.MERGED]
+    assert products(merge(graph, measured)[0]) == 1
+    assert products(merge(graph, measured, keep=sites)[0]) == 2
 
 
 def test_the_choice_stays_where_intervals_overlap(pair):

@@ -20,6 +20,26 @@ def _ops(graph) -> list[str]:
     return [n.op.split(".")[1] for n in graph.ops()]
 
 
+def test_permutes_of_axes_of_one_element_are_reshapes_and_vanish_in_pairs() -> None:
+    text = """graph {
+      %x = input : float32[1, 4, 6]
+      %a = aten.permute.default(self=%x, dims=[1, 0, 2]) : float32[4, 1, 6]
+      %b = aten.permute.default(self=%a, dims=[2, 1, 0]) : float32[6, 1, 4]
+      %c = aten.permute.default(self=%b, dims=[2, 1, 0]) : float32[4, 1, 6]
+      %d = aten.permute.default(self=%c, dims=[1, 0, 2]) : float32[1, 4, 6]
+      %e = aten.relu.default(self=%d) : float32[1, 4, 6]
+      %f = aten.permute.default(self=%e, dims=[1, 2, 0]) : float32[4, 6, 1]
+      %g = aten.permute.default(self=%f, dims=[2, 0, 1]) : float32[1, 4, 6]
+      %h = aten.permute.default(self=%g, dims=[1, 0, 2]) : float32[4, 1, 6]
+      return(r0=%h)
+    }"""
+    graph = dead_code(canonicalize(parse_graph(text)))
+    assert _ops(graph) == ["relu", "reshape"]
+    x = torch.randn(1, 4, 6)
+    torch.testing.assert_close(evaluate(graph, [x])[0], x.relu().permute(1, 0, 2))
+    assert _ops(canonicalize(graph)) == _ops(graph)
+
+
 def test_aliases_and_inverse_permutes_vanish() -> None:
     text = """graph {
       %x = input : float32[2, 3, 4]

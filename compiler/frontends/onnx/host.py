@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from compiler.errors import UnsupportedModelError
 from compiler.frontends.onnx.dtypes import Array
 from compiler.frontends.onnx.values import Slot
 
@@ -52,7 +53,10 @@ def fold(call: Call, inputs: Sequence[Any]) -> Sequence[Any] | None:
     arrays = [None if s is None else s.array for s in inputs]
     if op in ("Squeeze", "Unsqueeze") or any(a is not None and a.dtype == object for a in arrays):
         function = _SYMBOLIC.get(op)
-        return None if function is None else (function(call, *arrays),)
+        whole = all(a is None or a.dtype == object or a.dtype.kind in "iub" for a in arrays)
+        if op == "Cast" and call.attr("to") in (6, 7):  # sizes stay what they are as int32 and int64
+            return (arrays[0],)
+        return None if function is None or not whole else (function(call, *arrays),)
     return _evaluate(call, arrays)
 
 
@@ -83,11 +87,21 @@ def _evaluate(call: Call, arrays: Sequence[Array | None]) -> Sequence[Any] | Non
 
 
 def _divide(call: Call, a: Array, b: Array) -> Array:
-    return np.asarray(a // b if _integer(a) and _integer(b) else a / b, dtype=object)
+    _positive(b)
+    return np.asarray(a // b, dtype=object)
 
 
-def _integer(array: Array) -> bool:
-    return array.dtype == object or array.dtype.kind in "iu"
+def _modulo(call: Call, a: Array, b: Array) -> Array:
+    _positive(b)
+    return np.asarray(a % b, dtype=object)
+
+
+def _positive(divisor: Array) -> None:
+    """Sizes are not negative: by a positive number, rounding down is rounding towards zero."""
+    if any(not isinstance(v, torch.SymInt) and v <= 0 for v in divisor.reshape(-1)):
+        raise UnsupportedModelError(
+            "a size that is only known at run time is divided by what is not positive"
+        )
 
 
 def _axes(call: Call, given: Array | None) -> list[int]:
@@ -124,7 +138,7 @@ def _where(call: Call, condition: Array, a: Array, b: Array) -> Array:
     return np.where(condition.astype(bool), a, b)
 
 
-def _cast(call: Call, a: Array) -> Array:
+def _same(call: Call, a: Array) -> Array:
     return a
 
 
@@ -133,7 +147,7 @@ _SYMBOLIC: dict[str, Callable[..., Array]] = {
     "Sub": lambda call, a, b: np.asarray(a - b, dtype=object),
     "Mul": lambda call, a, b: np.asarray(a * b, dtype=object),
     "Div": _divide,
-    "Mod": lambda call, a, b: np.asarray(a % b, dtype=object),
+    "Mod": _modulo,
     "Neg": lambda call, a: np.asarray(-a, dtype=object),
     "Concat": lambda call, *arrays: np.concatenate(
         [np.asarray(a, dtype=object) for a in arrays], call.attr("axis")
@@ -145,8 +159,7 @@ _SYMBOLIC: dict[str, Callable[..., Array]] = {
     "Squeeze": _squeeze,
     "Slice": _slice,
     "Reshape": lambda call, a, shape: a.reshape([int(s) for s in shape]),
-    "Identity": _cast,
-    "Cast": _cast,
+    "Identity": _same,
     "Where": _where,
     "Equal": lambda call, a, b: np.asarray(a == b),
     "ReduceProd": lambda call, a, *_: np.asarray(np.prod(a), dtype=object).reshape(

@@ -60,7 +60,7 @@ class OnnxModule(nn.Module):
         self.assumed: dict[str, Array] = {}
         codes = {i.name: i.type.tensor_type.elem_type for i in model.graph.input}
         self.narrow = {name: code for name, code in codes.items() if narrow_range(code)}
-        self.body = Body(model.graph, self.opsets)
+        self.body = Body(model.graph, self.opsets, whole=True)
 
     def assume(self, values: Mapping[str, torch.Tensor]) -> None:
         """Let the data of inputs be read while the graph is walked: they will never be other than `values`.
@@ -116,12 +116,17 @@ def _result(value: Any, dtype: torch.dtype) -> Any:
 class Body(nn.Module):
     """The nodes of a graph, in order; `values` holds what is visible from outside."""
 
-    def __init__(self, graph: Any, opsets: Mapping[str, int]) -> None:
-        """Make a step of each node. `graph` is an `onnx.GraphProto` or an `onnx.FunctionProto`."""
+    def __init__(self, graph: Any, opsets: Mapping[str, int], whole: bool = False) -> None:
+        """Make a step of each node. `graph` is an `onnx.GraphProto` or an `onnx.FunctionProto`.
+
+        The `whole` graph's weights are its module's.
+        """
         super().__init__()
         self.inputs = [i if isinstance(i, str) else i.name for i in graph.input]
         self.outputs = [o if isinstance(o, str) else o.name for o in graph.output]
-        self.local = {t.name: _array_of(t) for t in getattr(graph, "initializer", ())}
+        self.whole = whole
+        local = () if whole else getattr(graph, "initializer", ())
+        self.local = {t.name: _array_of(t) for t in local}
         self.steps: list[str] = []
         for index, proto in enumerate(graph.node):
             name = _identifier(proto.name or f"{proto.op_type}_{index}")
@@ -132,10 +137,12 @@ class Body(nn.Module):
 
     def forward(self, values: Environment, dtype: torch.dtype) -> list[Any]:
         """Return the outputs; `values` is written to."""
-        for name, array in self.local.items():
-            values.setdefault(name, on_host(name, array))
+        values |= {name: on_host(name, array) for name, array in self.local.items()}
         for name in self.steps:
             self._modules[name](values, dtype)  # type: ignore[misc]
+        missing = [name for name in self.outputs if name not in values]
+        if missing and self.whole:
+            raise UnsupportedModelError(f"nothing computes the graph's output {missing[0]!r}")
         return [values.get(name) for name in self.outputs]
 
 
@@ -364,5 +371,5 @@ def _unique(names: Iterable[str]) -> list[str]:
 
 
 def _identifier(name: str) -> str:
-    made = re.sub(r"\W+", "_", name).strip("_") or "node"
-    return f"n{made}" if made[0].isdigit() or keyword.iskeyword(made) else made
+    made = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "node"
+    return f"n{made}" if made == "self" or made[0].isdigit() or keyword.iskeyword(made) else made

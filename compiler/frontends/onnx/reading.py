@@ -6,6 +6,7 @@ stay in the model's folder before it is opened.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,12 +49,15 @@ def read(path: str | Path) -> Any:
     except Exception as error:  # protobuf's own errors
         raise UsageError(f"{path} is not an ONNX model: {_first_line(error)}") from error
     _check_opset(model, path)
-    for tensor in _tensors(model.graph):
+    for tensor in itertools.chain(_tensors(model.graph), *map(_of_nodes, model.functions)):
         _check_place(tensor, path)
+    if model.graph.sparse_initializer:
+        raise UsageError(f"{path} has sparse weights; accepted: dense ones")
     try:
+        onnx.checker.check_model(str(path))  # by its path: in memory it would be bounded by 2 GiB
+        model = onnx.inliner.inline_local_functions(model)
         onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
-        onnx.checker.check_model(model)
-        return onnx.inliner.inline_local_functions(model)
+        return model
     except Exception as error:  # the checker's and the reader's own errors
         raise UsageError(f"{path} is not a valid ONNX model: {_first_line(error)}") from error
 
@@ -72,7 +76,7 @@ def _input(info: Any) -> OnnxInput:
         )
     dims = info.type.tensor_type.shape.dim
     shape = tuple(
-        d.dim_value if d.WhichOneof("value") == "dim_value" else (d.dim_param or f"d{i}")
+        d.dim_value if d.WhichOneof("value") == "dim_value" and d.dim_value >= 0 else (d.dim_param or f"d{i}")
         for i, d in enumerate(dims)
     )
     return OnnxInput(info.name, torch_dtype(info.type.tensor_type.elem_type), shape)
@@ -108,9 +112,15 @@ def _tensors(graph: Any) -> Iterator[Any]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
+    yield from _of_nodes(graph)
+
+
+def _of_nodes(graph: Any) -> Iterator[Any]:
     for node in graph.node:
         for attribute in node.attribute:
             yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
             for inner in (attribute.g, *attribute.graphs):
                 if inner.node or inner.initializer:
                     yield from _tensors(inner)

@@ -92,9 +92,8 @@ def conv_transpose(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = 
     if wanted is not None:
         extra = [e + max(w - f, 0) for e, f, w in zip(extra, full, wanted[-rank:], strict=True)]
         total = [max(f - w, 0) for f, w in zip(full, wanted[-rank:], strict=True)]
-        window.pads = [
-            (t - t // 2, t // 2) if window.auto == "SAME_LOWER" else (t // 2, t - t // 2) for t in total
-        ]
+        upper = window.auto == "SAME_UPPER"  # alone has the smaller half in front here
+        window.pads = [(t // 2, t - t // 2) if upper else (t - t // 2, t // 2) for t in total]
     elif window.auto in ("SAME_UPPER", "SAME_LOWER"):
         total = [max(f - x.shape[2 + i] * window.stride[i], 0) for i, f in enumerate(full)]
         window.pads = [

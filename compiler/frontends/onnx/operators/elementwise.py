@@ -77,7 +77,10 @@ _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def widened(run: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Run an operation on unsigned types that torch has few kernels for, in int64."""
+    """Run an operation on unsigned types that torch has few kernels for, in int64.
+
+    What is 2^63 or more is negative there: sums, products and bitwise operations come out right, others not.
+    """
     if tensors[0].dtype not in _WIDE:
         return run(*tensors)
     result = run(*(t.to(torch.int64) for t in tensors))
@@ -156,9 +159,10 @@ def bit_cast(call: Call, x: Tensor) -> Tensor:
 @op("IsInf")
 def is_inf(call: Call, x: Tensor) -> Tensor:
     """Tell infinities, those of one sign where the other is not asked for."""
-    if not call.attr("detect_negative", 1):
-        return torch.isposinf(x)
-    return torch.isinf(x) if call.attr("detect_positive", 1) else torch.isneginf(x)
+    below, above = call.attr("detect_negative", 1), call.attr("detect_positive", 1)
+    if not below:
+        return torch.isposinf(x) if above else torch.zeros_like(x, dtype=torch.bool)
+    return torch.isinf(x) if above else torch.isneginf(x)
 
 
 @op("Where")
@@ -232,7 +236,7 @@ def dropout(call: Call, x: Any, ratio: Any = None, training: Any = None) -> Any:
 @op("PRelu")
 def prelu(call: Call, x: Tensor, slope: Tensor) -> Tensor:
     """Scale what is negative by a slope that broadcasts."""
-    if slope.dim() and slope.numel() == x.shape[1] and slope.dim() == 3 and slope.shape[1:] == (1, 1):
+    if x.dim() == 4 and slope.dim() == 3 and slope.shape[0] == x.shape[1] and slope.shape[1:] == (1, 1):
         return F.prelu(x, slope.reshape(-1))
     return torch.where(x < 0, x * slope, x)
 

@@ -23,7 +23,7 @@ def upsample(call: Call, x: Tensor, scales: Array | None = None) -> Tensor:
     """Resize by factors, before version 10."""
     given = call.attr("scales") if scales is None else scales
     factors = [float(s) for s in given]
-    sizes = [math.floor(d * s) for d, s in zip(x.shape, factors, strict=True)]
+    sizes = [_scaled(d, s) for d, s in zip(x.shape, factors, strict=True)]
     for axis, (size, factor) in enumerate(zip(sizes, factors, strict=True)):
         if factor != 1:
             settings = (call.attr("mode", "nearest"), "asymmetric", "floor", -0.75, False, False, 0.0)
@@ -70,14 +70,19 @@ def _sizes(call: Call, x: Tensor, axes: list[int], scales: Any, sizes: Any) -> t
     dims = [x.shape[a] for a in axes]
     if sizes is None:
         factors = [float(s) for s in scales]
-        return [math.floor(d * s + 1e-9) for d, s in zip(dims, factors, strict=True)], factors
+        return [_scaled(d, s) for d, s in zip(dims, factors, strict=True)], factors
     wanted = ints(sizes)
+    ratios = [1.0 if w is d or w == d else w / d for w, d in zip(wanted, dims, strict=True)]
     policy = call.attr("keep_aspect_ratio_policy", "stretch")
     if policy != "stretch":
-        ratios = [w / d for w, d in zip(wanted, dims, strict=True)]
         factor = min(ratios) if policy == "not_larger" else max(ratios)
-        return [math.floor(d * factor + 0.5) for d in dims], [factor] * len(dims)
-    return wanted, [w / d for w, d in zip(wanted, dims, strict=True)]
+        return [d if factor == 1 else math.floor(d * factor + 0.5) for d in dims], [factor] * len(dims)
+    return wanted, ratios
+
+
+def _scaled(size: Any, factor: float) -> Any:
+    """Return a size times a factor, in the float32 that ONNX holds factors in."""
+    return size if factor == 1 else math.floor(np.float32(size) * np.float32(factor))
 
 
 def _interpolated(
@@ -91,7 +96,7 @@ def _interpolated(
         return None
     by_axis = dict(zip(axes, zip(sizes, factors, strict=True), strict=True))
     target = [by_axis.get(i + 2, (x.shape[i + 2], 1.0)) for i in range(rank)]
-    if any(abs(f - s / x.shape[i + 2]) > 1e-6 for i, (s, f) in enumerate(target)):
+    if any(f != 1 and abs(f - s / x.shape[i + 2]) > 1e-6 for i, (s, f) in enumerate(target)):
         return None
     size, whole = [s for s, _ in target], all(f == int(f) for _, f in target)
     if not x.is_floating_point():
@@ -102,7 +107,7 @@ def _interpolated(
         same = (
             coordinates == "half_pixel" and nearest in ("round_prefer_floor", "round_prefer_ceil") and whole
         )
-        return F.interpolate(x, size, mode="nearest") if plain or same else None
+        return F.interpolate(x, size, mode="nearest") if (plain or same) and whole else None
     if coordinates not in ("half_pixel", "pytorch_half_pixel", "align_corners") or 1 in size:
         return None
     corners = coordinates == "align_corners"
@@ -160,7 +165,7 @@ def _place(i: int, count: int, size: int, factor: float, how: str, crop: tuple[f
         last = factor * count - 1  # of the size before it is rounded
         return 0.0 if size == 1 else i * (count - 1) / last
     if how == "asymmetric":
-        return i / factor
+        return float(np.float32(i) / np.float32(factor))
     if how == "pytorch_half_pixel":
         return (i + 0.5) / factor - 0.5 if size > 1 else 0.0
     if how == "half_pixel_symmetric":
@@ -235,7 +240,8 @@ def roi_align(call: Call, x: Tensor, rois: Tensor, batch: Tensor) -> Tensor:
     ratio = call.attr("sampling_ratio", 0)
     if not ratio:
         raise UnsupportedModelError("RoiAlign whose number of samples depends on the regions")
-    shift = 0.5 if call.attr("coordinate_transformation_mode", "half_pixel") == "half_pixel" else 0.0
+    default = "half_pixel" if call.version >= 16 else "output_half_pixel"  # there was no mode before
+    shift = 0.5 if call.attr("coordinate_transformation_mode", default) == "half_pixel" else 0.0
     scale = call.attr("spatial_scale", 1.0)
     x0, y0, x1, y1 = (rois * scale - shift).unbind(-1)
     wide, high = x1 - x0, y1 - y0
@@ -302,8 +308,8 @@ def deform_conv(
     for i, j in itertools.product(range(kh), range(kw)):
         at_y = (ys + i * dilation[0] + moves[:, :, i, j, 0]).reshape(n * sets, oh, ow)
         at_x = (xs + j * dilation[1] + moves[:, :, i, j, 1]).reshape(n * sets, oh, ow)
-        grid = torch.stack([at_x / (width - 1) * 2 - 1, at_y / (height - 1) * 2 - 1], -1)
-        picked = F.grid_sample(images, grid, align_corners=True).reshape(n, sets, channels // sets, oh, ow)
+        grid = torch.stack([(2 * at_x + 1) / width - 1, (2 * at_y + 1) / height - 1], -1)
+        picked = F.grid_sample(images, grid, align_corners=False).reshape(n, sets, channels // sets, oh, ow)
         if mask is not None:
             picked = picked * mask.reshape(n, sets, kh, kw, oh, ow)[:, :, i, j][:, :, None]
         columns.append(picked.reshape(n, channels, oh, ow))

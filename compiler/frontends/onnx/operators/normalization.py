@@ -18,10 +18,9 @@ def batch_norm(
     call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
 ) -> Tensor | tuple[Tensor, ...]:
     """Normalise by stored statistics; in training mode the graph also returns new ones."""
-    if call.attr("training_mode", 0) or (call.version < 7 and not call.attr("is_test", 0)):
+    trains = call.outputs > 1 if call.version < 14 else bool(call.attr("training_mode", 0))
+    if trains:
         raise UnsupportedModelError("BatchNormalization in training mode normalises by the batch")
-    if call.version < 9 and not call.attr("spatial", 1):
-        raise UnsupportedModelError("BatchNormalization with statistics for each position")
     return F.batch_norm(x, mean, variance, scale, bias, False, 0.0, call.attr("epsilon", 1e-5))
 
 

@@ -55,7 +55,8 @@ def dequantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None)
     whole = x.to(scale.dtype) if x.dtype != torch.int32 else x
     if zero is not None:
         whole = whole - _spread(call, x, zero).to(whole.dtype)
-    return (whole * _spread(call, x, scale)).to(scale.dtype)
+    code = call.attr("output_dtype", 0)
+    return (whole * _spread(call, x, scale)).to(call.dtype(code) if code else scale.dtype)
 
 
 @op("DynamicQuantizeLinear")
@@ -101,6 +102,8 @@ def qlinear_matmul(
     y_zero: Tensor,
 ) -> Tensor:
     """Multiply integers without their zero points and quantise the product."""
+    if any(t.numel() > 1 for t in (a_scale, a_zero, y_scale, y_zero)):
+        raise UnsupportedModelError("QLinearMatMul with a scale or zero point for each row")
     product = torch.matmul(_shifted(a, a_zero, -2), _shifted(b, b_zero, -1))
     scale = a_scale.to(torch.float64) * b_scale.to(torch.float64) / y_scale.to(torch.float64)
     return _quantized(product * scale, y_zero, y_zero.dtype)

@@ -24,15 +24,28 @@ Activation = Callable[[Tensor], Tensor]
 
 
 def _activations(call: Call, defaults: list[str], direction: int) -> list[Activation]:
-    names = call.attr("activations") or defaults * 2
-    alphas, betas = call.attr("activation_alpha", []), call.attr("activation_beta", [])
+    names = [n.lower() for n in call.attr("activations") or defaults * 2]
+    # Each list holds one number for each function that takes one, in order.
+    alphas, betas = iter(call.attr("activation_alpha", [])), iter(call.attr("activation_beta", []))
+    made = []
+    for name in names:
+        alpha, beta = _DEFAULTS.get(name, (None, None))
+        alpha = None if alpha is None else next(alphas, alpha)
+        beta = None if beta is None else next(betas, beta)
+        made.append(_activation(name, alpha or 0.0, beta or 0.0))
     count = len(defaults)
-    chosen = range(direction * count, (direction + 1) * count)
+    return made[direction * count : (direction + 1) * count]
 
-    def at(values: list[float], i: int, default: float) -> float:
-        return values[i] if i < len(values) else default
 
-    return [_activation(names[i].lower(), at(alphas, i, -1), at(betas, i, -1)) for i in chosen]
+# What a function takes where nothing is given: alpha, beta.
+_DEFAULTS: dict[str, tuple[float | None, float | None]] = {
+    "affine": (1.0, 0.0),
+    "elu": (1.0, None),
+    "hardsigmoid": (0.2, 0.5),
+    "leakyrelu": (0.01, None),
+    "scaledtanh": (1.0, 1.0),
+    "thresholdedrelu": (1.0, None),
+}
 
 
 def _activation(name: str, alpha: float, beta: float) -> Activation:
@@ -42,13 +55,11 @@ def _activation(name: str, alpha: float, beta: float) -> Activation:
         "relu": torch.relu,
         "softsign": F.softsign,
         "softplus": F.softplus,
-        "elu": lambda x: F.elu(x, 1.0 if alpha == -1 else alpha),
-        "leakyrelu": lambda x: F.leaky_relu(x, 0.01 if alpha == -1 else alpha),
-        "thresholdedrelu": lambda x: torch.where(x > (1.0 if alpha == -1 else alpha), x, torch.zeros_like(x)),
-        "hardsigmoid": lambda x: torch.clamp(
-            (0.2 if alpha == -1 else alpha) * x + (0.5 if beta == -1 else beta), 0, 1
-        ),
-        "affine": lambda x: (1.0 if alpha == -1 else alpha) * x + (0.0 if beta == -1 else beta),
+        "elu": lambda x: F.elu(x, alpha),
+        "leakyrelu": lambda x: F.leaky_relu(x, alpha),
+        "thresholdedrelu": lambda x: torch.where(x > alpha, x, torch.zeros_like(x)),
+        "hardsigmoid": lambda x: torch.clamp(alpha * x + beta, 0, 1),
+        "affine": lambda x: alpha * x + beta,
         "scaledtanh": lambda x: alpha * torch.tanh(beta * x),
     }
     if name not in known:

@@ -19,7 +19,7 @@ Reduce = Callable[[Tensor, list[int], bool], Tensor]
 
 def _prod(x: Tensor, axes: list[int], keep: bool) -> Tensor:
     for axis in sorted(axes, reverse=True):
-        x = torch.prod(x, axis, keepdim=keep)
+        x = torch.prod(x, axis, keepdim=keep, dtype=x.dtype)
     return x
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ def if_(call: Call, condition: Any) -> tuple[Any, ...]:
 @op("Loop", slots=True)
 def loop(call: Call, trips: Any, condition: Any, *state: Any) -> tuple[Any, ...]:
     """Unroll a loop whose trip count and conditions are known."""
-    limit = int(scalar(trips, "the trip count of Loop must be known", _MOST_STEPS))
+    limit = scalar(trips, "the trip count of Loop must be known", math.inf)
     names = call.body_inputs("body")
     values, scans, going = (
         list(state),
@@ -135,6 +136,8 @@ def loop(call: Call, trips: Any, condition: Any, *state: Any) -> tuple[Any, ...]
 
 
 def _stacked(call: Call, scans: list[list[Any]], axis: int = 0) -> list[Any]:
+    if not scans and call.outputs:
+        raise UnsupportedModelError("a loop of no steps: the shapes of what it collects are not known")
     return [torch.stack([call.tensor(s) for s in column], axis) for column in zip(*scans, strict=True)]
 
 

@@ -173,7 +173,11 @@ def range_(call: Call, start: Any, limit: Any, delta: Any) -> Tensor:
     why = "the bounds of Range must be known"
     low, high, by = (s.as_array(why).item() for s in (start, limit, delta))
     dtype = torch.int64 if start.symbolic else call.tensor(start).dtype
-    count = max(0, math.ceil((high - low) / by)) if not isinstance(high - low, torch.SymInt) else high - low
+    if isinstance(high - low, torch.SymInt):
+        if by != 1:
+            raise UnsupportedModelError("Range to a size only known at run time, by steps other than 1")
+        return torch.arange(low, high, dtype=dtype)
+    count = max(0, math.ceil((high - low) / by))
     result: Tensor = (torch.arange(count, dtype=dtype) * by + low).to(dtype)
     return result
 

@@ -13,6 +13,8 @@ from compiler.evaluate import evaluate
 from compiler.frontends.torch_export import import_model
 from tests.frontends.onnx.backend import BROKEN, cases, refused, run
 
+pytestmark = pytest.mark.target
+
 CASES = cases()
 # Exporting takes a third of a second: one case of each operator stands for it in a first look.
 EXPORTED = sorted(

@@ -15,6 +15,8 @@ from compiler.frontends.onnx import onnx_module
 from edgewright.models.load import load_model
 from edgewright.stages import canonicalise
 
+pytestmark = pytest.mark.target
+
 F = np.float32
 
 

@@ -18,6 +18,8 @@ from edgewright.models.load import load_model
 from edgewright.stages import canonicalise, merged
 from tests.models.small import randomize
 
+pytestmark = pytest.mark.target
+
 X = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4, 8, 8])
 
 

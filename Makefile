@@ -19,7 +19,7 @@ DATABASE := $(OUT)/measurements.db
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[executorch,onnx,zoo,dev]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[executorch,litert,onnx,tvm,zoo,dev]'
 	touch $@
 
 demo: $(READY)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from compiler.evaluate import run_node
 from compiler.ir.dims import bind, resolve, resolve_operand
-from compiler.ir.graph import Graph, Kind, Sym, TensorType
+from compiler.ir.graph import Graph, Kind, Node, Sym, TensorType
 
 
 def export_graph(graph: Graph) -> ExportedProgram:
@@ -68,12 +68,15 @@ class GraphModule(torch.nn.Module):
             if node.kind in (Kind.CONSTANT, Kind.STATE):
                 values[node.value] = getattr(self, node.name)
             elif node.kind is Kind.OP:
-                with annotate({"ir_node": node.name}):
-                    run_node(node, values, bindings)
+                self._step(node, values, bindings)
         results = [resolve_operand(operand, values, bindings) for _, operand in graph.output.operands]
         for node in graph.writes():
             getattr(self, node.operand("state").node).copy_(values[node.operand("value")])
         return results
+
+    def _step(self, node: Node, values: dict[Any, Any], bindings: Mapping[str, int]) -> None:
+        with annotate({"ir_node": node.name}):
+            run_node(node, values, bindings)
 
 
 def call_names(graph: Graph) -> list[str]:

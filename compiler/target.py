@@ -7,6 +7,7 @@ it is itself imported. Gaps are data: `supports` answers for one node, with a re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,21 +35,16 @@ def only_method(methods: Mapping[str, Graph], target: str) -> Graph:
     return next(iter(methods.values()))
 
 
-class Lowered(Protocol):
-    """What `lower` reports about the files it wrote."""
+@dataclass(frozen=True)
+class Lowered:
+    """The files that `lower` wrote, names inside the folder, the program first; and facts about them.
 
-    @property
-    def files(self) -> tuple[str, ...]:
-        """File names inside the folder; the first is the program."""
-        ...
+    `report` is JSON-ready: what was delegated, what fell back, seconds. `outside` lists what fell
+    back, each row with its `op`, `count` and `method`.
+    """
 
-    @property
-    def report(self) -> Mapping[str, object]:
-        """JSON-ready facts: what was delegated, what fell back, seconds.
-
-        `outside` lists what fell back, each row with its `op`, `count` and `method`.
-        """
-        ...
+    files: tuple[str, ...]
+    report: Mapping[str, object]
 
 
 class Target(Protocol):

@@ -86,8 +86,14 @@ def candidate(
     )
 
 
-def measurement_document(measurement: Measurement, model: str = "", method: str = FORWARD) -> dict[str, Any]:
-    """Return a measurement as JSON values; times carry their unit in the field's name."""
+def measurement_document(
+    measurement: Measurement, model: str = "", method: str = FORWARD, tuned: bool | None = None
+) -> dict[str, Any]:
+    """Return a measurement as JSON values; times carry their unit in the field's name.
+
+    `tuned` is what the artifact's lowering says: false for code whose schedules nobody tuned, whose
+    latency says little of the runtime's; None where the runtime brings kernels of its own.
+    """
     unit = UNITS[measurement.metric]
     statistics = asdict(measurement.statistics)
     count = statistics.pop("count")
@@ -100,6 +106,7 @@ def measurement_document(measurement: Measurement, model: str = "", method: str 
         "profile": measurement.profile,
         "metric": measurement.metric.value,
         "threads": measurement.threads,
+        **({} if tuned is None else {"tuned": tuned}),
         "stable": measurement.stable,
         "throttled": measurement.throttled,
         "rounds": len(measurement.rounds),
@@ -140,3 +147,10 @@ def _unstable(measurement: Measurement) -> UnstableMeasurementError:
         f"{' with throttling' if measurement.throttled else ''}. Quieten the device, raise [protocol] "
         f"max_seconds in the profile, or take it as it is with --allow-unstable"
     )
+
+
+def tuned(artifact: Artifact) -> bool | None:
+    """Return whether an artifact's code was tuned, None where its runtime has nothing to tune."""
+    lowering: Any = artifact.manifest.get("lowering", {})
+    found: bool | None = lowering.get("tuned")
+    return found

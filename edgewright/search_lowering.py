@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -26,7 +25,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.storage import save_graph
 from compiler.plan import Plan
 from compiler.records import Artifact
-from compiler.target import FORWARD, Target
+from compiler.target import FORWARD, Lowered, Target
 from edgewright.artifact import MANIFEST, building, files_digest, write_json
 from edgewright.search_worker import profile_document
 
@@ -37,14 +36,6 @@ MOST_WORKERS = 4
 def default_workers() -> int:
     """Return a worker for each processor this process may use, at most `MOST_WORKERS`."""
     return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
-
-
-@dataclass(frozen=True)
-class LoweredFiles:
-    """What lowering wrote, as the port `compiler.target.Lowered` has it."""
-
-    files: tuple[str, ...]
-    report: Mapping[str, object]
 
 
 class VariantStore:
@@ -86,10 +77,10 @@ class VariantStore:
                 self._jobs[digest] = self._pool.submit(self._lower, plan, make())
         return self._jobs[digest]
 
-    def lowered(self, artifact: Artifact) -> LoweredFiles:
+    def lowered(self, artifact: Artifact) -> Lowered:
         """Return a variant's files and report."""
         manifest: Any = artifact.manifest
-        return LoweredFiles(tuple(manifest["files"]), manifest["report"])
+        return Lowered(tuple(manifest["files"]), manifest["report"])
 
     def _stored(self, digest: str) -> Artifact | None:
         try:
@@ -117,11 +108,11 @@ class VariantStore:
             write_json(folder / MANIFEST, manifest)
         return Artifact(self._folder / digest, manifest)
 
-    def _here(self, graph: Graph, folder: Path) -> LoweredFiles:
+    def _here(self, graph: Graph, folder: Path) -> Lowered:
         lowered = self._target.lower({FORWARD: graph}, self._profile, folder)
-        return LoweredFiles(tuple(lowered.files), dict(lowered.report))
+        return Lowered(tuple(lowered.files), dict(lowered.report))
 
-    def _run(self, graph: Graph, folder: Path) -> LoweredFiles:
+    def _run(self, graph: Graph, folder: Path) -> Lowered:
         stored = folder.with_name(f"{folder.name}-graph.json")
         worker = self._idle.get()
         try:
@@ -144,7 +135,7 @@ class VariantStore:
         if "error" in answer:
             error = UnsupportedModelError if answer["unsupported"] else RuntimeError
             raise error(f"lowering a variant of the search failed: {answer['error']}")
-        return LoweredFiles(tuple(answer["files"]), answer["report"])
+        return Lowered(tuple(answer["files"]), answer["report"])
 
 
 class _Worker:

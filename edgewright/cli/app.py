@@ -101,7 +101,7 @@ def profile_command(
     with working("profile") as progress:
         progress("start")
         from edgewright.artifact import method_entry, read_artifact
-        from edgewright.profiling import measurement_document
+        from edgewright.profiling import measurement_document, tuned
         from edgewright.profiling import profile as run
 
         built = read_artifact(artifact)
@@ -115,7 +115,7 @@ def profile_command(
             progress=progress,
         )
     name = str(method_entry(built, method)["name"])
-    document = measurement_document(measurement, str(built.manifest["model"]), name)
+    document = measurement_document(measurement, str(built.manifest["model"]), name, tuned(built))
     emit_json(document) if as_json else show.measurement(document)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,7 +64,9 @@ def working(label: str) -> Iterator[Callable[[str], None]]:
 
     Whatever a model's or an SDK's own code prints meanwhile goes to stderr.
     """
-    console = Console(file=sys.stderr, highlight=False)
+    # A copy of the descriptor: an SDK's own may be silenced while it works, the live line goes on.
+    file = os.fdopen(os.dup(2), "w", encoding="utf-8") if sys.stderr.isatty() else sys.stderr
+    console = Console(file=file, highlight=False)
     start = time.monotonic()
 
     def line(message: str) -> None:

@@ -19,7 +19,7 @@ def artifact(built: Artifact) -> None:
     snr = check["min_snr_db"]
     rows = [
         ("written to", str(built.folder)),
-        ("target", f"{m['target']} for profile {m['profile']}"),
+        ("target", f"{m['target']} for profile {m['profile']}{_untuned(lowering)}"),
         *([("frozen", ", ".join(_frozen(f) for f in m["frozen"]))] if m["frozen"] else []),
         *(row for method in m["methods"] for row in _method(method, len(m["methods"]) > 1)),
         ("delegate", f"{lowering.get('delegated_ops')} ops inside, {lowering.get('outside_ops')} outside"),
@@ -36,7 +36,7 @@ def artifact(built: Artifact) -> None:
 
 def measurement(document: Mapping[str, Any]) -> None:
     """Show one measurement; times in milliseconds, counts as they are."""
-    state = "" if document["stable"] else " (NOT STABLE)"
+    state = ("" if document["stable"] else " (NOT STABLE)") + _untuned(document)
     shown = ("method", "profile", "metric", "threads", "rounds", "samples", "throttled")
     facts = [(name, document[name]) for name in shown]
     names = ("median", "low", "high", "p90", "p99", "minimum", "load", "first")
@@ -107,6 +107,11 @@ def profiles(document: Mapping[str, Any]) -> None:
         emit_table("device profiles", ("profile", "transport", "targets", "description"), rows)
         return
     emit_table(f"{document['name']}: valid", ("", ""), list(_flat({**document, "schema": None})))
+
+
+def _untuned(document: Mapping[str, Any]) -> str:
+    """Say that a code generator's schedules are its defaults: its latency is not what it can do."""
+    return " (untuned)" if document.get("tuned") is False else ""
 
 
 def _tensor(spec: Mapping[str, Any]) -> str:

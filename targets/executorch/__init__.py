@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from compiler.records import Artifact, RunSpec
 from targets.executorch.capability import unsupported
+from targets.serving import served
 
 if TYPE_CHECKING:
     from compiler.device import DeviceProfile
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from compiler.target import Lowered, Target
 
 PROGRAM = "model.pte"
-IO = "io.json"
 _PACKAGES = ("executorch", "torch", "torchao")
 
 
@@ -56,10 +56,7 @@ class ExecuTorch:
 
     def run_spec(self, artifact: Artifact, profile: DeviceProfile, method: str | None = None) -> RunSpec:
         """Return what to push and start on a device to run a method with the profile's threads."""
-        runner = Path(__file__).parent / "runner.py"
-        files = {"program": artifact.folder / PROGRAM, "io": artifact.folder / IO, "runner": runner}
-        command = ("{python}", "{runner}", "{program}", "{io}", "--threads", str(profile.threads))
-        return RunSpec(files, command if method is None else (*command, "--method", method))
+        return served(artifact, profile, Path(__file__).parent / "runner.py", (PROGRAM,), method)
 
     def quantizer(self, selected: Callable[[Any], bool]) -> Any:
         """Return an XNNPACKQuantizer, int8 per channel, that annotates only selected FX nodes."""

@@ -22,52 +22,28 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, TensorType, Value
-from compiler.ir.schema import normalize
-from compiler.ir.verify import verify
-
-Rule = Callable[[Editor, Node], Sequence[Value]]  # one value an output, none where it does not apply
+from targets.rewriting import Maker, Rule, affine_norm, rewrite, scale_and_shift
 
 
 def legalise(graph: Graph) -> Graph:
     """Return an equal graph in the operations XNNPACK takes; the same graph where no rule applies."""
-    nodes = [n for n in graph.ops() if n.op in RULES]
-    if not nodes:
-        return graph
-    editor = Editor(graph)
-    for node in nodes:
-        made = RULES[node.op](editor, editor.graph.node(node.name))
-        for index, value in enumerate(made):
-            editor.replace_uses(Value(node.name, index), value)
-        if made:
-            editor.remove_unread([node.name])
-    legal = editor.finish()
-    verify(legal)
-    return legal
+    return rewrite(graph, RULES)
 
 
 def batch_norm(editor: Editor, node: Node) -> Sequence[Value]:
     """Write BatchNorm as `s x + t`, a depthwise 1x1 convolution where the input has rank 4."""
-    x, channels = node.operand("input"), node.type.shape[1]
-    parts = [_tensor(editor, node.operand(k)) for k in ("weight", "bias", "running_mean", "running_var")]
-    weight, bias, mean, variance = parts
-    if mean is None or variance is None or not isinstance(channels, int) or node.operand("training"):
-        return ()
-    scale = torch.rsqrt(variance + node.operand("eps")) * (1.0 if weight is None else weight)
-    shift = (0.0 if bias is None else bias) - mean * scale
-    make = _Maker(editor, node)
-    if node.type.rank == 4:
-        s, t = make.constant(scale.reshape(-1, 1, 1, 1), "scale"), make.constant(shift, "shift")
-        return (make.op("aten.conv2d.default", (x, s, t), {"groups": channels}),)
-    shape = (1, channels, *(1,) * (node.type.rank - 2))
-    s, t = make.constant(scale.reshape(shape), "scale"), make.constant(shift.reshape(shape), "shift")
-    return (make.op("aten.add.Tensor", (make.op("aten.mul.Tensor", (x, s)), t)),)
+    channels, found = node.type.shape[1], scale_and_shift(editor, node)
+    if node.type.rank != 4 or found is None or not isinstance(channels, int):
+        return affine_norm(editor, node)
+    make, (scale, shift) = Maker(editor, node), found
+    s, t = make.constant(scale.reshape(-1, 1, 1, 1), "scale"), make.constant(shift, "shift")
+    return (make.op("aten.conv2d.default", (node.operand("input"), s, t), {"groups": channels}),)
 
 
 def mean(editor: Editor, node: Node) -> Sequence[Value]:
@@ -76,7 +52,7 @@ def mean(editor: Editor, node: Node) -> Sequence[Value]:
     type_, dims = editor.graph.type_of(x), node.operand("dim")
     if node.operand("keepdim") or type_.rank != 4 or not dims or sorted(d % 4 for d in dims) != [2, 3]:
         return ()
-    make = _Maker(editor, node)
+    make = Maker(editor, node)
     options, kept_shape = {"dtype": node.operand("dtype")}, (*type_.shape[:2], 1, 1)
     kept = make.op("aten.mean.dim", (x, dims, True), options, shape=kept_shape)
     return (make.op("aten.reshape.default", (kept, node.type.shape)),)
@@ -86,7 +62,7 @@ def global_pool(editor: Editor, node: Node) -> Sequence[Value]:
     """Write pooling to one pixel as a mean: its decomposition depends on strides no delegate takes."""
     if set(node.operand("output_size")) != {1} or node.type.rank != 4:
         return ()
-    return (_Maker(editor, node).op("aten.mean.dim", (node.operand("self"), (2, 3), True)),)
+    return (Maker(editor, node).op("aten.mean.dim", (node.operand("self"), (2, 3), True)),)
 
 
 def pool(editor: Editor, node: Node) -> Sequence[Value]:
@@ -112,7 +88,7 @@ def attention(editor: Editor, node: Node) -> Sequence[Value]:
     (rows, width), (columns, _), (_, depth) = (t.shape[-2:] for t in types)
     scale = node.operand("scale")
     factor = 1.0 / math.sqrt(width) if scale is None else scale  # type: ignore[arg-type]
-    make = _Maker(editor, node)
+    make = Maker(editor, node)
     root = make.constant(torch.tensor(factor), "scale")
     scaled = make.op("aten.mul.Tensor", (q, root), shape=types[0].shape)
     q3 = make.op("aten.reshape.default", (scaled, (batch, rows, width)))
@@ -138,7 +114,7 @@ def subtract_from(editor: Editor, node: Node) -> Sequence[Value]:
     """Write `c - x` with a floating constant."""
     if node.operand("alpha") != 1 or not node.type.dtype.is_floating_point:
         return ()
-    make = _Maker(editor, node)
+    make = Maker(editor, node)
     minuend = make.constant(torch.tensor(float(node.operand("other"))), "minuend")
     return (make.op("aten.sub.Tensor", (minuend, node.operand("self"))),)
 
@@ -147,13 +123,13 @@ def reciprocal(editor: Editor, node: Node) -> Sequence[Value]:
     """Write `1 / x` as a division."""
     if not node.type.dtype.is_floating_point:
         return ()
-    make = _Maker(editor, node)
+    make = Maker(editor, node)
     return (make.op("aten.div.Tensor", (make.constant(torch.tensor(1.0), "one"), node.operand("self"))),)
 
 
 def hardsigmoid(editor: Editor, node: Node) -> Sequence[Value]:
     """Write `clamp(x + 3, 0, 6) / 6` with floating constants; the stock one converts integers at run time."""
-    make = _Maker(editor, node)
+    make = Maker(editor, node)
     three, sixth = make.constant(torch.tensor(3.0), "three"), make.constant(torch.tensor(1 / 6), "sixth")
     moved = make.op("aten.add.Tensor", (node.operand("self"), three))
     clamped = make.op("aten.hardtanh.default", (moved, 0.0, 6.0))
@@ -180,11 +156,11 @@ def reshaped(editor: Editor, node: Node) -> Sequence[Value]:
     """Write squeeze and unsqueeze as reshapes, which cost nothing outside a delegate."""
     if not node.type.static:
         return ()
-    return (_Maker(editor, node).op("aten.reshape.default", (node.operand("self"), node.type.shape)),)
+    return (Maker(editor, node).op("aten.reshape.default", (node.operand("self"), node.type.shape)),)
 
 
 def _taken(editor: Editor, node: Node, type_: TensorType, dim: int, index: int) -> Value:
-    make = _Maker(editor, node)
+    make = Maker(editor, node)
     one = tuple(1 if i == dim else d for i, d in enumerate(type_.shape))
     part = make.op("aten.slice.Tensor", (node.operand("self"), dim, index, index + 1, 1), shape=one)
     return make.op("aten.reshape.default", (part, node.types[0].shape))
@@ -211,30 +187,3 @@ RULES: Mapping[str, Rule] = {
     "aten.squeeze.dims": reshaped,
     "aten.unsqueeze.default": reshaped,
 }
-
-
-class _Maker:
-    """Places new nodes in front of the one they stand for, with its origin and dtype."""
-
-    def __init__(self, editor: Editor, node: Node) -> None:
-        self.editor, self.node = editor, node
-
-    def op(
-        self, op: str, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, shape: Any = None
-    ) -> Value:
-        node = self.node
-        shape = args[1] if op == "aten.reshape.default" else shape
-        type_ = TensorType(node.type.shape if shape is None else tuple(shape), node.type.dtype)
-        operands = dict(normalize(op, args, kwargs or {}))
-        hint = f"{node.name}_{op.split('.')[1]}"
-        return self.editor.op(op, operands, [type_], hint, node.origin, node.source, before=node.name)
-
-    def constant(self, tensor: torch.Tensor, role: str) -> Value:
-        node = self.node
-        hint = f"{node.name}_{role}"
-        return self.editor.constant(tensor.to(node.type.dtype), hint, node.origin, before=node.name)
-
-
-def _tensor(editor: Editor, operand: Any) -> torch.Tensor | None:
-    tensor = editor.graph.constant(operand)
-    return None if tensor is None else tensor.double()

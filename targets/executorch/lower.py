@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +18,21 @@ import torch
 from torch.export import ExportedProgram
 
 from compiler.errors import UnsupportedModelError
-from compiler.export import export_graph, symbol_sizes
+from compiler.export import export_graph
 from compiler.ir.constants import constant_bytes, shared_bytes
-from compiler.ir.dims import resolve
-from compiler.ir.graph import Graph, TensorType
-from targets.executorch import IO, PROGRAM
+from compiler.ir.graph import Graph
+from compiler.target import Lowered
+from targets.executorch import PROGRAM
 from targets.executorch.delegation import blame, report
 from targets.executorch.legalise import legalise
-from targets.executorch.quiet import quiet
+from targets.quiet import quiet
+from targets.serving import IO, calls
+from targets.stopwatch import rounded, timed
 
 QUANTIZED = "quantized_decomposed"
 
 
-@dataclass(frozen=True)
-class LoweredProgram:
-    """The files written, the program first, and JSON-ready facts about them."""
-
-    files: tuple[str, ...]
-    report: Mapping[str, object]
-
-
-def lower(methods: Mapping[str, Graph], folder: Path) -> LoweredProgram:
+def lower(methods: Mapping[str, Graph], folder: Path) -> Lowered:
     """Write `model.pte` and `io.json` for a program of these methods into `folder`.
 
     The report holds `delegates`, `delegated_ops`, `outside_ops` in all, `outside` (ops left to
@@ -50,14 +42,15 @@ def lower(methods: Mapping[str, Graph], folder: Path) -> LoweredProgram:
     the node the SDK failed at, where it says.
     """
     seconds: dict[str, float] = {}
-    with _timed(seconds, "export"):
+    with timed(seconds, "export"):
         legal = {name: legalise(graph) for name, graph in methods.items()}
         programs = {name: export_graph(graph) for name, graph in legal.items()}
     buffer, facts = lower_programs(programs, methods, seconds)
+    document = {"schema": "edgewright.io/1", "methods": calls(methods), "kernels": facts["kernels"]}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PROGRAM).write_bytes(buffer)
-    (folder / IO).write_text(json.dumps(_io(methods, facts), indent=1) + "\n", encoding="utf-8")
-    return LoweredProgram((PROGRAM, IO), facts | _stored(legal, facts["methods"]))
+    (folder / IO).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return Lowered((PROGRAM, IO), facts | _stored(legal, facts["methods"]))
 
 
 def lower_programs(
@@ -68,16 +61,16 @@ def lower_programs(
     """Return the bytes of the `.pte` and the report; `graphs` lend node names and modules to messages."""
     seconds = {} if seconds is None else seconds
     with quiet():
-        with _timed(seconds, "partition"), _as_unsupported(programs, graphs, "lowering to XNNPACK"):
+        with timed(seconds, "partition"), _as_unsupported(programs, graphs, "lowering to XNNPACK"):
             edge = _partition(dict(programs))
         facts = report({name: edge.exported_program(name) for name in programs}, graphs)
-        with _timed(seconds, "serialise"), _as_unsupported(programs, graphs, "serialising"):
+        with timed(seconds, "serialise"), _as_unsupported(programs, graphs, "serialising"):
             executorch = edge.to_executorch(_backend_config())
             buffer = bytes(executorch.buffer)
             kernels = _kernels(executorch)
         _check_kernels(kernels, facts)
-    rounded = {stage: round(value, 3) for stage, value in seconds.items()}
-    return buffer, {**facts, "kernels": kernels, "program_bytes": len(buffer), "seconds": rounded}
+    sizes = {"kernels": kernels, "program_bytes": len(buffer)}
+    return buffer, {**facts, **sizes, "seconds": rounded(seconds)}
 
 
 def _stored(legal: Mapping[str, Graph], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,13 +123,6 @@ def _check_kernels(kernels: list[str], facts: Mapping[str, object]) -> None:
 
 
 @contextlib.contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
-
-
-@contextlib.contextmanager
 def _as_unsupported(
     programs: Mapping[str, ExportedProgram], graphs: Mapping[str, Graph], doing: str
 ) -> Iterator[None]:
@@ -146,19 +132,3 @@ def _as_unsupported(
     except Exception as error:  # the SDK raises bare RuntimeError, AssertionError, KeyError, ...
         reason = blame(error, programs, graphs)
         raise UnsupportedModelError(f"ExecuTorch failed while {doing}: {reason}") from error
-
-
-def _io(methods: Mapping[str, Graph], facts: Mapping[str, object]) -> dict[str, object]:
-    calls = {name: _call(graph) for name, graph in methods.items()}
-    return {"schema": "edgewright.executorch.io/2", "methods": calls, "kernels": facts["kernels"]}
-
-
-def _call(graph: Graph) -> dict[str, object]:
-    sizes = symbol_sizes(graph)
-
-    def spec(name: str, type_: TensorType) -> dict[str, object]:
-        shape = [int(resolve(d, sizes)) for d in type_.shape]
-        return {"name": name, "shape": shape, "dtype": str(type_.dtype).removeprefix("torch.")}
-
-    inputs = [spec(n.name, n.type) for n in graph.inputs()]
-    return {"inputs": inputs, "outputs": [spec(v.node, graph.type_of(v)) for _, v in graph.output.values()]}

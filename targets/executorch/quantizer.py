@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from targets.executorch.quiet import quiet
+from targets.quiet import quiet
 
 _CLAMP = torch.ops.aten.hardtanh.default
 _WEIGHTED = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)

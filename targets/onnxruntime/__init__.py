@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from compiler.errors import UnsupportedModelError
 from compiler.records import Artifact, RunSpec
 from compiler.target import only_method
+from targets.serving import served
 
 if TYPE_CHECKING:
     from compiler.device import DeviceProfile
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from compiler.target import Lowered, Target
 
 PROGRAM = "model.onnx"
-IO = "io.json"
 _PACKAGES = ("onnxruntime", "onnx", "onnxscript", "torch")
 
 
@@ -60,10 +60,7 @@ class OnnxRuntime:
 
     def run_spec(self, artifact: Artifact, profile: DeviceProfile, method: str | None = None) -> RunSpec:
         """Return what to push and start on a device to run the program with the profile's threads."""
-        runner = Path(__file__).parent / "runner.py"
-        files = {"program": artifact.folder / PROGRAM, "io": artifact.folder / IO, "runner": runner}
-        command = ("{python}", "{runner}", "{program}", "{io}", "--threads", str(profile.threads))
-        return RunSpec(files, command if method is None else (*command, "--method", method))
+        return served(artifact, profile, Path(__file__).parent / "runner.py", (PROGRAM,), method)
 
     def quantizer(self, selected: Callable[[Any], bool]) -> Any:
         """Raise UnsupportedModelError: int8 for this runtime is not written yet."""

@@ -21,7 +21,7 @@ from compiler.frontends.torch_export import import_model, import_program
 from compiler.passes import PIPELINE
 from compiler.records import Artifact
 from targets import get_target
-from targets.executorch.quiet import quiet
+from targets.quiet import quiet
 
 pytestmark = pytest.mark.target
 TARGET = get_target("executorch")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -52,8 +53,15 @@ class Lowered:
     def talk(self, *requests, threads=1):
         """Return the runner's answers to requests, the ready line first, and its exit code."""
         lines = "".join(r if isinstance(r, str) else json.dumps(r) + "\n" for r in requests)
+        environment = os.environ | dict(self.spec(threads).env)
         done = subprocess.run(
-            self.command(threads), input=lines, text=True, capture_output=True, timeout=300, check=False
+            self.command(threads),
+            input=lines,
+            text=True,
+            capture_output=True,
+            timeout=300,
+            env=environment,
+            check=False,
         )
         return [json.loads(line) for line in done.stdout.splitlines()], done.returncode
 

@@ -8,7 +8,7 @@ from torch.nn import functional as f
 from compiler.frontends.torch_export import import_model
 from targets import get_target
 from targets.executorch.capability import KNOWN_GAPS, SUPPORTED
-from targets.executorch.quiet import quiet
+from targets.quiet import quiet
 
 X = (2, 6, 8, 8)
 TARGET = get_target("executorch")

@@ -8,7 +8,7 @@ from compiler.errors import UnsupportedModelError
 from targets import get_target
 from targets.executorch import lower as lowering
 from targets.executorch.legalise import legalise
-from targets.executorch.quiet import quiet
+from targets.quiet import quiet
 
 TARGET = get_target("executorch")
 X = (1, 3, 8, 8)

@@ -8,64 +8,20 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as f
 
 import edgewright
 from compiler.errors import UnsupportedModelError
-from compiler.frontends.torch_export import import_model
 from compiler.plan import Decision, Plan
 from edgewright.cli import main
 from profiles import load_profile
 from targets import get_target
 from targets.onnxruntime import lower as lowering
-from targets.onnxruntime.quiet import quiet
+from targets.quiet import quiet
+from tests.targets.functions import CASES, X, imported
 
 TARGET = get_target("onnxruntime")
-X = (2, 6, 8, 8)
 
 
-class Function(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-        self.conv = nn.Conv2d(6, 6, 3, padding=1, groups=2)
-        self.up = nn.ConvTranspose2d(6, 4, 2, stride=2)
-        self.linear, self.norm = nn.Linear(8, 5), nn.BatchNorm2d(6)
-
-    def forward(self, x):
-        return self.function(self, x)
-
-
-CASES = {
-    "convolutions": lambda m, x: m.norm(m.up(m.conv(x)).repeat(1, 2, 1, 1)[:, :6]),
-    "linear": lambda m, x: m.linear(x),
-    "elementwise": lambda m, x: (x + x.abs()) * x.exp() - torch.maximum(x, -x) / x.square(),
-    "numbers": lambda m, x: (1 - x * 2) / 3 + 1 / (x - 4) + 5 * (2.5 - x) - x.pow(3),
-    "activations": lambda m, x: f.silu(x) + f.gelu(x) + f.hardswish(x) + f.hardsigmoid(x) + f.elu(x) + f.mish(x),
-    "pools": lambda m, x: f.avg_pool2d(x, 3, 2, 1) + f.max_pool2d(x, 2) + f.adaptive_avg_pool2d(x, (4, 4)) + f.adaptive_max_pool2d(x, (4, 4)),
-    "resizes": lambda m, x: f.interpolate(x, scale_factor=2, mode="bilinear") + f.interpolate(x, size=(16, 16)),
-    "shapes": lambda m, x: torch.cat([x.permute(0, 1, 3, 2), f.pad(x, (1, 1))[..., 1:9]], 1).reshape(2, 96, 8).unbind(0),
-    "rolls": lambda m, x: torch.roll(x, 3, 2) + x.flip(1) + f.pixel_shuffle(x.repeat(1, 2, 1, 1)[:, :4], 2).mean(),
-    "norms": lambda m, x: f.group_norm(x, 3) + f.layer_norm(x, (8,)) + f.normalize(x, dim=1) + x.softmax(1),
-    "attention": lambda m, x: f.scaled_dot_product_attention(x, x, x, is_causal=True),
-    "composites": lambda m, x: m.norm(x).std(1) + torch.linalg.norm(x, dim=1) + torch.logit(x / 3)[:, 0],
-    "a histogram": lambda m, x: torch.histc(x, 4, 0, 2),
-    "a histogram without a range": lambda m, x: torch.histc(x, 4),
-    "no translation": lambda m, x: x.median(1)[0],
-    "a distance": lambda m, x: torch.cdist(x, x),
-    "an inverse": lambda m, x: torch.linalg.inv(x),
-    "singular values": lambda m, x: torch.linalg.svdvals(x),
-    "a running product": lambda m, x: x.cumprod(1),
-    "reductions": lambda m, x: x.var((2, 3)) + x.amax((2, 3)) + x.sum((2, 3)) + x.argmax(1).float().mean((1, 2))[:, None],
-}  # fmt: skip
-LEFT = {
-    "a histogram without a range",
-    "no translation",
-    "a distance",
-    "an inverse",
-    "singular values",
-    "a running product",
-}
 SPECIAL = (
     "digamma",
     "erfinv",
@@ -82,10 +38,6 @@ SPECIAL = (
 PAIRS = ("copysign", "fmax", "fmin", "hypot", "igamma", "igammac", "nextafter", "special.zeta")
 
 
-def imported(function, dtype=torch.float32):
-    return import_model(Function(function).to(dtype).eval(), ((torch.rand(X) + 0.5).to(dtype),))
-
-
 def refused(graph):
     return {n.name: reason for n in graph.ops() if (reason := TARGET.supports(n))}
 
@@ -97,12 +49,6 @@ def said_and_done(graph, folder):
     except UnsupportedModelError:
         return not refused(graph), False
     return not refused(graph), True
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_what_is_said_to_be_supported_is_what_lowers(case, tmp_path):
-    said, done = said_and_done(imported(CASES[case]), tmp_path)
-    assert said == done == (case not in LEFT)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)

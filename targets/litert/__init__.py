@@ -1,0 +1,70 @@
+"""LiteRT (TensorFlow Lite) with its XNNPACK delegate: phones, boards and the host, float32 and int8.
+
+Importing this package loads no SDK; asking what is supported, lowering, quantizing and reading
+versions do.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compiler.records import Artifact, RunSpec
+from targets.serving import served
+
+if TYPE_CHECKING:
+    from compiler.device import DeviceProfile
+    from compiler.ir.graph import Graph, Node
+    from compiler.target import Lowered, Target
+
+PROGRAM = "model.tflite"
+_PACKAGES = {"litert_torch": "litert-torch", "ai_edge_litert": "ai-edge-litert", "torch": "torch"}
+
+
+@dataclass(frozen=True)
+class LiteRT:
+    """The target; it has no settings."""
+
+    name: str = "litert"
+    folds_at_load: bool = False
+
+    def installed(self) -> str | None:
+        """Return None when the SDK can be imported, else what to install."""
+        missing = [name for module, name in _PACKAGES.items() if importlib.util.find_spec(module) is None]
+        return None if not missing else f"{', '.join(missing)} missing: pip install 'edgewright[litert]'"
+
+    def versions(self) -> Mapping[str, str]:
+        """Return package name -> version of what lowers and runs the program."""
+        return {name: importlib.metadata.version(name) for name in _PACKAGES.values()}
+
+    def supports(self, node: Node) -> str | None:
+        """Return None when the converter takes the node, else why it does not."""
+        from targets.litert.capability import unsupported
+
+        return unsupported(node)
+
+    def lower(self, methods: Mapping[str, Graph], profile: DeviceProfile, folder: Path) -> Lowered:
+        """Write `model.tflite` and `io.json` for a program of these methods, a signature each.
+
+        Raises UnsupportedModelError naming the node and module the SDK failed at, where it says.
+        """
+        from targets.litert.lower import lower
+
+        return lower(methods, folder)
+
+    def run_spec(self, artifact: Artifact, profile: DeviceProfile, method: str | None = None) -> RunSpec:
+        """Return what to push and start on a device to run a method with the profile's threads."""
+        return served(artifact, profile, Path(__file__).parent / "runner.py", (PROGRAM,), method)
+
+    def quantizer(self, selected: Callable[[Any], bool]) -> Any:
+        """Return the converter's PT2E quantizer, int8 per channel, that annotates only selected FX nodes."""
+        from targets.litert.quantizer import quantizer
+
+        return quantizer(selected)
+
+
+TARGET: Target = LiteRT()

@@ -1,0 +1,44 @@
+"""What a target says it takes is what it lowers; ExecuTorch's has its own, by what falls outside."""
+
+import pytest
+
+from compiler.errors import UnsupportedModelError
+from targets import get_target
+from tests.targets.functions import CASES, imported
+
+REFUSED = {
+    "onnxruntime": {
+        "a histogram without a range",
+        "no translation",
+        "a distance",
+        "an inverse",
+        "singular values",
+        "a running product",
+    },
+    "litert": {
+        "pools",
+        "a histogram",
+        "a histogram without a range",
+        "no translation",
+        "an inverse",
+        "singular values",
+        "a running product",
+    },
+    "tvm": {"a histogram without a range", "a distance", "an inverse", "singular values"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_said_to_be_supported_is_what_lowers(name, case, tmp_path):
+    target, graph = get_target(name), imported(CASES[case])
+    refused = [n.name for n in graph.ops() if target.supports(n)]
+    error = ""
+    try:
+        target.lower({"forward": graph}, None, tmp_path)
+    except UnsupportedModelError as caught:
+        error = str(caught)
+    assert (not refused) == (not error) == (case not in REFUSED[name])
+    if error:
+        assert any(f"'{n}'" in error for n in refused), "a refusal names the node that is said to be a gap"
+        assert not list(tmp_path.iterdir()), "nothing half-written stays behind"

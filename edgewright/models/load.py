@@ -18,9 +18,12 @@ from edgewright.models.loaded import LoadedModel
 from edgewright.models.onnx_source import load_onnx
 from edgewright.models.python_source import as_call, load_python
 from edgewright.models.randomize import randomize as randomize_weights
-from edgewright.models.zoo import load_timm
+from edgewright.models.timm_source import load_timm
+from edgewright.models.torchvision_source import load_torchvision
+from edgewright.models.transformers_source import load_transformers
 
-ACCEPTED = "timm:NAME, package.module:attr, file.py:attr, x.pt2, x.onnx"
+ACCEPTED = "timm:NAME, hf:NAME, torchvision:NAME, package.module:attr, file.py:attr, x.pt2, x.onnx"
+ZOOS = {"timm": load_timm, "hf": load_transformers, "torchvision": load_torchvision}
 MAX_BATCH = 64
 
 
@@ -56,8 +59,8 @@ def load_model(
 
 
 def _named(spec: str) -> LoadedModel:
-    if spec.startswith("timm:"):
-        return load_timm(spec)
+    if (zoo := spec.partition(":")[0]) in ZOOS and ":" in spec:
+        return ZOOS[zoo](spec)
     if spec.endswith(".pt2"):
         return _load_program(spec)
     if spec.endswith(".onnx"):

@@ -2,6 +2,7 @@
 # make test    set up, then run the tests
 # make check   ruff, mypy, import-linter and the core tests: about a minute
 # make bench   set up, then print the benchmark tables
+# make zoo     set up, then every model of the zoo through every target: hours, resumable, docs/zoo.md
 # make clean   remove what the others made
 #
 # PIP_ARGS goes to every pip install: make demo PIP_ARGS="--index-url https://mirror/simple"
@@ -14,12 +15,12 @@ READY := $(VENV)/.ready
 OUT := out
 DATABASE := $(OUT)/measurements.db
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench zoo clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[executorch,litert,onnx,tvm,zoo,dev]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[executorch,litert,onnx,tvm,zoo,hf,dev]'
 	touch $@
 
 demo: $(READY)
@@ -43,6 +44,9 @@ check: $(READY)
 
 bench: $(READY)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+zoo: $(READY)
+	$(BIN)/python -m tests.zoo.run --write
 
 clean:
 	rm -rf $(VENV) $(OUT) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

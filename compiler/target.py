@@ -72,6 +72,10 @@ class Target(Protocol):
         """Return None when the delegate takes the node, else the reason it does not."""
         ...
 
+    def refuses(self, node: Node) -> str | None:
+        """Return None when some part of the runtime computes the node, else the reason none does."""
+        ...
+
     def lower(self, methods: Mapping[str, Graph], profile: DeviceProfile, folder: Path) -> Lowered:
         """Write the runtime's files for a program of one or more methods into `folder`.
 

@@ -27,6 +27,7 @@ from compiler.ir.text import print_graph
 from compiler.plan import Plan
 from compiler.records import Artifact
 from compiler.target import FORWARD, Lowered, Target
+from devices.database import MeasurementDatabase
 from edgewright.artifact import (
     MANIFEST,
     SCHEMA,
@@ -38,6 +39,7 @@ from edgewright.artifact import (
 )
 from edgewright.attempts import attempt_documents, count_outcomes
 from edgewright.check import verify_artifact
+from edgewright.choosing import AUTO, choose
 from edgewright.compression import compress
 from edgewright.explanation import operation_counts, placement_documents
 from edgewright.models.loaded import FrozenInputs
@@ -47,6 +49,7 @@ from edgewright.recipe import Recipe, read_plan, resolve
 from edgewright.stages import Method, Prepared, Progress, canonicalise, merged, place_weights, silent
 from edgewright.token_methods import OversizeError, build_within
 from edgewright.verification import Comparison
+from profiles import load_profile
 
 SHORT = 16  # elements of a frozen input that the manifest holds
 
@@ -67,7 +70,9 @@ def compile(
     max_fallback: int | None = None,
     tokens: Sequence[int] = (),
     max_bytes: int | None = None,
-    table: LatencyTable | None = None,
+    table: LatencyTable | Callable[[str], LatencyTable | None] | None = None,
+    device: str = "local",
+    database: str | Path | MeasurementDatabase = "sqlite://",
     progress: Progress = silent,
 ) -> Artifact:
     """Compile a model for a device and verify the result in the target's own runtime.
@@ -75,7 +80,9 @@ def compile(
     Args:
         model: a module in eval mode, an exported program, or a text such as `timm:mobileone_s0`.
         profile: the name of a device profile, its TOML file, or a profile.
-        target: the runtime; the profile's first one by default.
+        target: the runtime; the profile's first one by default. With `auto` all of the profile's are
+            built, verified and measured interleaved, and the fastest is kept; the manifest's `compared`
+            holds the table of all.
         plan: the lossy decisions to replay: a plan, or the path of one.
         inputs: example inputs (a tensor, a tuple, a dict) or a list of `InputSpec`.
         out: the folder to write; an artifact that stands there is replaced.
@@ -89,8 +96,10 @@ def compile(
             the axis they size.
         max_bytes: the most bytes the runtime's files may take; merges to larger forms are taken back,
             those first that save the least time per byte.
-        table: measured kernel latencies that the merges are priced by (`edgewright.latency.load_table`);
-            the roofline prior without.
+        table: measured kernel latencies that the merges are priced by (`edgewright.latency.load_table`),
+            or what gives those of a target; the roofline prior without.
+        device: where `auto` measures.
+        database: where `auto` keeps its raw samples; `sqlite://` keeps nothing.
         progress: called with the name of each step.
 
     Raises:
@@ -99,10 +108,14 @@ def compile(
         NumericError: the program does not compute what the model computes.
         FallbackError: more operations than `max_fallback` stay outside the delegate.
         InfeasibleBudgetError: the smallest form takes more than `max_bytes`; names its size.
+        DeviceError: the device that `auto` measures on is missing or lost.
     """
-    recipe = Recipe(*resolve(profile, target), read_plan(plan), calibration, max_fallback, max_bytes)
+    chosen = load_profile(profile) if isinstance(profile, str) else profile
+    decisions = read_plan(plan)
+    if target != AUTO:
+        resolve(chosen, target)
     check_replaceable(Path(out))
-    if tokens and recipe.plan.decisions:
+    if tokens and decisions.decisions:
         raise UsageError("a plan's calibration batches have one size: give --tokens or --plan, not both")
     progress("load")
     loaded = load_methods(
@@ -111,12 +124,20 @@ def compile(
     sources = [canonicalise(m, name, progress) for name, m in loaded.items()]
     if argmax_only:
         sources = [rank_only(source) for source in sources]
-    return build_within(
-        sources,
-        max_bytes,
-        lambda source, keep: merged(source, table, keep, progress),
-        lambda fitted: build(fitted.methods, recipe, Path(out), progress, fitted.kept),
-    )
+
+    def attempt(name: str | None, folder: Path) -> Artifact:
+        recipe = Recipe(*resolve(chosen, name), decisions, calibration, max_fallback, max_bytes)
+        prices = table(recipe.target.name) if callable(table) else table
+        return build_within(
+            sources,
+            max_bytes,
+            lambda source, keep: merged(source, prices, keep, progress),
+            lambda fitted: build(fitted.methods, recipe, folder, progress, fitted.kept),
+        )
+
+    if target == AUTO:
+        return choose(attempt, chosen, Path(out), device, database, progress)
+    return attempt(target, Path(out))
 
 
 def build(

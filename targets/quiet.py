@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 LOGGERS = (
     *("torch", "torch.onnx", "torchao", "py.warnings", "root"),
-    *("executorch", "onnxscript", "onnx_ir", "litert_torch", "absl", "jax", "tvm", "tvm_ffi"),
+    *("executorch", "onnxscript", "onnx_ir", "litert_torch", "absl", "jax", "tvm", "tvm_ffi", "transformers"),
 )
 
 

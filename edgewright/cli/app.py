@@ -30,7 +30,7 @@ def root(
 def compile_command(
     model: options.Model,
     profile: options.Profile = "host",
-    target: options.Target = None,
+    target: options.AnyTarget = None,
     plan: Annotated[Path | None, typer.Option(help="Replay the decisions of a plan.")] = None,
     inputs: options.Inputs = None,
     out: options.Out = Path("out"),
@@ -56,7 +56,7 @@ def compile_command(
         from edgewright.compilation import compile
         from edgewright.latency import load_table
 
-        table = load_table(options.database_url(database), profile, target, device) if device else None
+        kept = options.database_url(database)
         artifact = compile(
             model,
             profile,
@@ -72,7 +72,9 @@ def compile_command(
             max_fallback=max_fallback,
             tokens=options.read_tokens(tokens),
             max_bytes=options.read_bytes(max_bytes),
-            table=table,
+            table=(lambda name: load_table(kept, profile, name, device)) if device else None,
+            device=device or "local",
+            database=kept if target == "auto" else "sqlite://",
             progress=progress,
         )
     emit_json(artifact.manifest) if as_json else show.artifact(artifact)
@@ -238,22 +240,31 @@ def explain_command(
     everything: Annotated[
         bool, typer.Option("--all", help="List every region, not the first of each kind.")
     ] = False,
+    ask_support: Annotated[
+        bool, typer.Option("--support", help="List what the installed targets cannot run, by operation.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Tell what merged, what was refused and why, and at which node."""
+    """Tell what merged, what was refused and why, and at which node; or what no target runs."""
     with working("explain") as progress:
         progress("start")
         from edgewright.explanation import explain
+        from edgewright.support import support
 
-        document = explain(
-            model,
-            options.read_inputs(inputs),
-            randomize=randomize,
-            freeze=options.read_freeze(freeze),
-            argmax_only=argmax_only,
-            progress=progress,
-        )
-    emit_json(document) if as_json else show.explanation(document, everything)
+        given = options.read_inputs(inputs)
+        fixed = options.read_freeze(freeze)
+        if ask_support:
+            document = support(model, given, randomize=randomize, freeze=fixed, progress=progress)
+        else:
+            document = explain(
+                model, given, randomize=randomize, freeze=fixed, argmax_only=argmax_only, progress=progress
+            )
+    if as_json:
+        emit_json(document)
+    elif ask_support:
+        show.support(document)
+    else:
+        show.explanation(document, everything)
 
 
 @app.command("devices")

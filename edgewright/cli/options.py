@@ -18,12 +18,22 @@ UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 Model = Annotated[
     str,
-    typer.Argument(metavar="MODEL", help="timm:NAME, package.module:attr, file.py:attr, x.pt2 or x.onnx"),
+    typer.Argument(
+        metavar="MODEL",
+        help="timm:NAME, hf:NAME, torchvision:NAME, package.module:attr, file.py:attr, x.pt2 or x.onnx",
+    ),
 ]
 Profile = Annotated[
     str, typer.Option(help="A device profile: a name from `edgewright profiles`, or a .toml file.")
 ]
 Target = Annotated[str | None, typer.Option(help="The runtime; the profile's first one by default.")]
+AnyTarget = Annotated[
+    str | None,
+    typer.Option(
+        help="The runtime; the profile's first one by default. `auto` builds, verifies and measures all of "
+        "the profile's and keeps the fastest."
+    ),
+]
 Inputs = Annotated[
     list[str] | None,
     typer.Option(

@@ -32,6 +32,22 @@ def artifact(built: Artifact) -> None:
         ),
     ]
     emit_table(f"{m['model']}: compiled and verified in {check['runtime']}", ("", ""), rows)
+    if "compared" in m:
+        lines = [_compared(row) for row in m["compared"]]
+        emit_table("targets compared", ("target", "outcome", "median", "95% interval", "reason"), lines)
+
+
+def _compared(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """Return a target's line: its latency, or why it has none."""
+    if "median_ns" not in row and "median_count" not in row:
+        return str(row["target"]), str(row["outcome"]), "-", "-", str(row["reason"])
+    scale, unit = (1e6, "ms") if "median_ns" in row else (1, "instructions")
+    median, low, high = (
+        next(row[f"{k}_{u}"] for u in ("ns", "count") if f"{k}_{u}" in row) / scale
+        for k in ("median", "low", "high")
+    )
+    state = ("" if row["stable"] else " (NOT STABLE)") + _untuned(row)
+    return str(row["target"]), row["outcome"] + state, f"{median:.4g} {unit}", f"{low:.4g} to {high:.4g}", ""
 
 
 def measurement(document: Mapping[str, Any]) -> None:
@@ -85,6 +101,29 @@ def explanation(document: Mapping[str, Any], everything: bool) -> None:
     stdout().print(
         f"The merges save {gained:.1f} M multiply-accumulates by the roofline prior.", highlight=False
     )
+
+
+def support(document: Mapping[str, Any]) -> None:
+    """Show what each target makes of a model, and what one of them refuses or leaves outside."""
+    title = f"{document['model']}: {document['operations']} operations"
+    emit_table(title, ("target", ""), list(document["targets"].items()))
+    rows = [
+        (
+            f"{r['op']} x{len(r['nodes'])}",
+            "\n".join((r["modules"] + r["sources"])[:SHOWN]),
+            _says(r),
+            r["help"],
+        )
+        for r in document["rows"]
+    ]
+    if rows:
+        emit_table("not taken everywhere", ("operation", "where", "targets", "what would help"), rows)
+
+
+def _says(row: Mapping[str, Any]) -> str:
+    refused = [f"{target} refuses: {reason}" for target, reason in row["refused"].items()]
+    outside = [f"{target} outside: {reason}" for target, reason in row["outside"].items()]
+    return "\n".join(refused + outside)
 
 
 def devices(document: Mapping[str, Any]) -> None:

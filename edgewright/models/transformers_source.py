@@ -19,6 +19,7 @@ import torch
 from compiler.errors import UsageError
 from edgewright.models.loaded import LoadedModel
 from edgewright.models.torchvision_shim import import_torchvision
+from targets.quiet import quiet
 
 TOKENS = 16  # of an example sentence
 ACCEPTED = "hf:NAME of the hub, hf:FOLDER with a config.json, or hf:FILE.json with a configuration"
@@ -29,9 +30,10 @@ def load_transformers(spec: str) -> LoadedModel:
 
     Raises UsageError for what is neither a file, a folder nor a model of the hub.
     """
-    library, name = _library(), spec.removeprefix("hf:")
+    name = spec.removeprefix("hf:")
     build = _configured if name.endswith(".json") else _trained
-    module = build(library, spec, name).eval()
+    with quiet():  # the library warns of kernels that only a GPU has
+        module = build(_library(), spec, name).eval()
     module.config.use_cache = False
     generator = torch.Generator().manual_seed(0)
     drawn = _example(module, generator)

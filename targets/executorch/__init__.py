@@ -45,6 +45,12 @@ class ExecuTorch:
         """Return None when XNNPACK takes the node, else the reason it falls to a portable kernel."""
         return unsupported(node)
 
+    def refuses(self, node: Node) -> str | None:
+        """Return None when XNNPACK or a portable kernel computes the node, else why neither does."""
+        from targets.executorch.kernels import refused
+
+        return refused(node)
+
     def lower(self, methods: Mapping[str, Graph], profile: DeviceProfile, folder: Path) -> Lowered:
         """Write `model.pte` and `io.json` for a program of these methods into `folder`.
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch.export import ExportedProgram
 
 from compiler.ir.graph import Graph
+from targets.executorch.kernels import refused
 
 _LIMIT = 300
 _COUNTS = ("delegates", "delegated_ops", "outside_ops")
@@ -66,7 +67,10 @@ def module(node: Any, graph: Graph | None) -> str:
 
 
 def blame(error: BaseException, programs: Mapping[str, ExportedProgram], graphs: Mapping[str, Graph]) -> str:
-    """Return one short sentence on an SDK error: the node and module where it says so, and its message."""
+    """Return one short sentence on an SDK error: the node and module, and its message.
+
+    A message that names no node is about a part that the SDK made: the first known gap is named then.
+    """
     text = _message(error)
     words = re.findall(r"[a-z][a-z0-9_]*", " ".join(_messages(error)))
     for name, program in programs.items():
@@ -76,7 +80,11 @@ def blame(error: BaseException, programs: Mapping[str, ExportedProgram], graphs:
             where = module(found, graphs.get(name))
             inside = f" in module {where!r}" if where else ""
             return f"at node {origin(found)!r}{inside} ({found.target}): {text}"
-    return text
+    gap = next((n for graph in graphs.values() for n in graph.ops() if refused(n)), None)
+    if gap is None:
+        return text
+    inside = f" in module {gap.origin!r}" if gap.origin else ""
+    return f"at node {gap.name!r}{inside} ({gap.op}): {text}"
 
 
 def _messages(error: BaseException) -> Iterator[str]:

@@ -47,6 +47,10 @@ class LiteRT:
 
         return unsupported(node)
 
+    def refuses(self, node: Node) -> str | None:
+        """Return None when the runtime computes the node, else why it does not: what is taken is computed."""
+        return self.supports(node)
+
     def lower(self, methods: Mapping[str, Graph], profile: DeviceProfile, folder: Path) -> Lowered:
         """Write `model.tflite` and `io.json` for a program of these methods, a signature each.
 

@@ -117,7 +117,7 @@ class _Import:
         graph = self.editor.finish()
         graph.symbols = self.symbols.ranges()
         spec = self.program.call_spec
-        graph.signature = Signature(_spec(spec.in_spec), _spec(spec.out_spec), tuple(leaves))
+        graph.signature = Signature(_spec(spec.in_spec), _result_spec(spec.out_spec), tuple(leaves))
         return graph
 
     def _placeholder(
@@ -274,3 +274,11 @@ def _where(node: Any) -> str:
 
 def _spec(spec: Any) -> str:
     return "" if spec is None else pytree.treespec_dumps(spec)
+
+
+def _result_spec(spec: Any) -> str:
+    """Return the result's structure; none where it is a type without a name, which comes back flat."""
+    try:
+        return _spec(spec)
+    except NotImplementedError:  # torch.return_types, of functions that return several tensors
+        return ""

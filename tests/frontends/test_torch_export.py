@@ -118,6 +118,18 @@ def test_the_call_structure_is_restored() -> None:
     torch.testing.assert_close(got["again"][1], wanted["again"][1])
 
 
+def test_a_result_whose_type_has_no_name_comes_back_flat() -> None:
+    class Decomposed(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.svd(x)
+
+    x = torch.randn(3, 4)
+    graph = import_model(Decomposed().eval(), (x,))
+    again = export_graph(graph).module()(x)
+    assert type(again) is tuple
+    assert all(torch.equal(a, b) for a, b in zip(again, torch.linalg.svd(x), strict=True))
+
+
 def test_exported_names_are_clean_and_nodes_remember_the_ir() -> None:
     graph = import_model(
         randomize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())), (torch.randn(1, 3, 6, 6),)

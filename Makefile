@@ -12,6 +12,7 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLDER := $(VENV)/tflite-runtime
 OUT := out
 DATABASE := $(OUT)/measurements.db
 
@@ -21,6 +22,8 @@ DATABASE := $(OUT)/measurements.db
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[executorch,litert,onnx,tvm,zoo,hf,dev]'
+	$(PYTHON) -m venv $(OLDER)
+	$(OLDER)/bin/python -m pip install --quiet $(PIP_ARGS) 'tflite-runtime==2.14.0' 'numpy<2'
 	touch $@
 
 demo: $(READY)

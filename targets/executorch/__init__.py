@@ -5,8 +5,6 @@ Importing this package loads no SDK; lowering, quantizing and reading versions d
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from compiler.records import Artifact, RunSpec
 from targets.executorch.capability import unsupported
+from targets.sdk import missing, versions
 from targets.serving import served
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from compiler.target import Lowered, Target
 
 PROGRAM = "model.pte"
-_PACKAGES = ("executorch", "torch", "torchao")
+_PACKAGES = {name: name for name in ("executorch", "torch", "torchao")}
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,11 @@ class ExecuTorch:
 
     def installed(self) -> str | None:
         """Return None when the SDK can be imported, else what to install."""
-        missing = [p for p in _PACKAGES if importlib.util.find_spec(p) is None]
-        return None if not missing else f"{', '.join(missing)} missing: pip install 'edgewright[executorch]'"
+        return missing(_PACKAGES, "executorch")
 
     def versions(self) -> Mapping[str, str]:
         """Return package name -> version of what lowers and runs the program."""
-        return {p: importlib.metadata.version(p) for p in _PACKAGES}
+        return versions(_PACKAGES)
 
     def supports(self, node: Node) -> str | None:
         """Return None when XNNPACK takes the node, else the reason it falls to a portable kernel."""

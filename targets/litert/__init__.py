@@ -6,14 +6,13 @@ versions do.
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.records import Artifact, RunSpec
+from targets.sdk import missing, versions
 from targets.serving import served
 
 if TYPE_CHECKING:
@@ -34,12 +33,11 @@ class LiteRT:
 
     def installed(self) -> str | None:
         """Return None when the SDK can be imported, else what to install."""
-        missing = [name for module, name in _PACKAGES.items() if importlib.util.find_spec(module) is None]
-        return None if not missing else f"{', '.join(missing)} missing: pip install 'edgewright[litert]'"
+        return missing(_PACKAGES, "litert")
 
     def versions(self) -> Mapping[str, str]:
         """Return package name -> version of what lowers and runs the program."""
-        return {name: importlib.metadata.version(name) for name in _PACKAGES.values()}
+        return versions(_PACKAGES)
 
     def supports(self, node: Node) -> str | None:
         """Return None when the converter takes the node, else why it does not."""

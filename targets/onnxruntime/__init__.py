@@ -5,8 +5,6 @@ Importing this package loads no SDK; asking what is supported, lowering and read
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from compiler.errors import UnsupportedModelError
 from compiler.records import Artifact, RunSpec
 from compiler.target import only_method
+from targets.sdk import missing, versions
 from targets.serving import served
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from compiler.target import Lowered, Target
 
 PROGRAM = "model.onnx"
-_PACKAGES = ("onnxruntime", "onnx", "onnxscript", "torch")
+_PACKAGES = {name: name for name in ("onnxruntime", "onnx", "onnxscript", "torch")}
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,11 @@ class OnnxRuntime:
 
     def installed(self) -> str | None:
         """Return None when the SDK can be imported, else what to install."""
-        missing = [p for p in _PACKAGES if importlib.util.find_spec(p) is None]
-        return None if not missing else f"{', '.join(missing)} missing: pip install 'edgewright[onnx]'"
+        return missing(_PACKAGES, "onnx")
 
     def versions(self) -> Mapping[str, str]:
         """Return package name -> version of what lowers and runs the program."""
-        return {p: importlib.metadata.version(p) for p in _PACKAGES}
+        return versions(_PACKAGES)
 
     def supports(self, node: Node) -> str | None:
         """Return None when the exporter and the CPU provider take the node, else why they do not."""

@@ -1,4 +1,4 @@
-"""TVM Relax through LLVM: code for any processor, untuned unless a tuning database says otherwise.
+"""TVM Relax through LLVM: code for any processor, untuned: its schedules are the defaults of TVM.
 
 Importing this package loads no SDK; asking what is supported, lowering and reading versions do.
 """
@@ -6,8 +6,6 @@ Importing this package loads no SDK; asking what is supported, lowering and read
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from compiler.errors import UnsupportedModelError
 from compiler.records import Artifact, RunSpec
 from compiler.target import only_method
+from targets.sdk import missing, versions
 from targets.serving import served
 
 if TYPE_CHECKING:
@@ -36,12 +35,11 @@ class TVM:
 
     def installed(self) -> str | None:
         """Return None when the SDK can be imported, else what to install."""
-        missing = [name for module, name in _PACKAGES.items() if importlib.util.find_spec(module) is None]
-        return None if not missing else f"{', '.join(missing)} missing: pip install 'edgewright[tvm]'"
+        return missing(_PACKAGES, "tvm")
 
     def versions(self) -> Mapping[str, str]:
         """Return package name -> version of what lowers and runs the program."""
-        return {name: importlib.metadata.version(name) for name in _PACKAGES.values()}
+        return versions(_PACKAGES)
 
     def supports(self, node: Node) -> str | None:
         """Return None when one of the two importers takes the node, else why they do not."""

@@ -1,4 +1,4 @@
-"""Small functions of torch's operations, each a model in one line, for what targets say they take."""
+"""Small models for targets: functions of torch's operations in one line each, and a layer of tokens."""
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ class Function(nn.Module):
         self.function = function
         self.conv = nn.Conv2d(6, 6, 3, padding=1, groups=2)
         self.up = nn.ConvTranspose2d(6, 4, 2, stride=2)
-        self.linear, self.norm = nn.Linear(8, 5), nn.BatchNorm2d(6)
+        self.linear, self.norm, self.slope = nn.Linear(8, 5), nn.BatchNorm2d(6), nn.PReLU(6)
 
     def forward(self, x):
         return self.function(self, x)
@@ -48,3 +48,21 @@ CASES = {
 def imported(function, dtype=torch.float32):
     """The graph of a function of a module and an input."""
     return import_model(Function(function).to(dtype).eval(), ((torch.rand(X) + 0.5).to(dtype),))
+
+
+class Tokens(nn.Module):
+    """An embedding, a layer norm and two wide layers: the same weights at each token count."""
+
+    def __init__(self, width=32):
+        super().__init__()
+        self.table, self.norm = nn.Embedding(50, width), nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        nn.init.uniform_(self.norm.weight, 0.5, 1.5)
+
+    def forward(self, tokens):
+        return self.down(f.gelu(self.up(self.norm(self.table(tokens)))))
+
+
+def tokens(count):
+    """A sentence of so many tokens."""
+    return torch.randint(0, 50, (1, count), generator=torch.Generator().manual_seed(count))

@@ -2,29 +2,15 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as f
 
 from compiler.frontends.torch_export import import_model
 from targets import get_target
 from targets.executorch.capability import KNOWN_GAPS, SUPPORTED
 from targets.quiet import quiet
+from tests.targets.functions import Function, X, imported
 
-X = (2, 6, 8, 8)
 TARGET = get_target("executorch")
-
-
-class Function(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-        self.conv = nn.Conv2d(6, 6, 3, padding=1, groups=2)
-        self.up = nn.ConvTranspose2d(6, 4, 2, stride=2)
-        self.linear = nn.Linear(8, 5)
-        self.slope, self.norm = nn.PReLU(6), nn.BatchNorm2d(6)
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 TAKEN = {
@@ -60,7 +46,7 @@ LEFT = {
 
 def outside(function, tmp_path):
     """Return (IR nodes the runtime runs outside the delegate, IR nodes predicted to be)."""
-    graph = import_model(Function(function).eval(), (torch.rand(X) + 0.5,))
+    graph = imported(function)
     report = TARGET.lower({"forward": graph}, None, tmp_path).report
     real = {name for row in report["outside"] for name in row["nodes"]}
     return real, {n.name for n in graph.ops() if TARGET.supports(n) is not None}

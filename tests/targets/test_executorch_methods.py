@@ -4,41 +4,23 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 
 from compiler.errors import UnsupportedModelError
 from compiler.ir.constants import constant_bytes
 from targets import get_target
 from targets.executorch import lower as lowering
+from tests.targets.functions import Tokens, tokens
 
 TARGET = get_target("executorch")
 SIZES = {"forward_t1": 1, "forward_t5": 5}
 WIDTH = 64
 
 
-class Tokens(nn.Module):
-    """Constants inside the delegate (the linears) and outside (table and norm)."""
-
-    def __init__(self):
-        super().__init__()
-        self.table = nn.Embedding(50, WIDTH)
-        self.norm = nn.LayerNorm(WIDTH)
-        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
-        nn.init.uniform_(self.norm.weight, 0.5, 1.5)
-
-    def forward(self, tokens):
-        return self.down(nn.functional.gelu(self.up(self.norm(self.table(tokens)))))
-
-
-def tokens(count):
-    return torch.randint(0, 50, (1, count), generator=torch.Generator().manual_seed(count))
-
-
 @pytest.fixture
 def graphs(imports):
     """One graph a size, of two copies of the model: equal constants are not the same tensors."""
     torch.manual_seed(1)
-    model = Tokens().eval()
+    model = Tokens(WIDTH).eval()
     return {name: imports(copy.deepcopy(model), tokens(size)) for name, size in SIZES.items()}
 
 
@@ -75,7 +57,7 @@ def test_constants_of_equal_content_are_stored_once(graphs, lower, lower_methods
 
 def test_constants_of_other_content_are_stored_each(imports, lower_methods):
     torch.manual_seed(1)
-    first, second = Tokens().eval(), Tokens().eval()
+    first, second = Tokens(WIDTH).eval(), Tokens(WIDTH).eval()
     graphs = {"forward_t1": imports(first, tokens(1)), "forward_t5": imports(second, tokens(5))}
     report = lower_methods(TARGET, graphs)["forward_t1"].report
     assert report["shared_bytes"] < 0.01 * constant_bytes([graphs["forward_t1"]])

@@ -16,27 +16,10 @@ from targets import get_target
 from targets.litert import lower as lowering
 from targets.litert.legalise import legalise
 from targets.litert.origins import origin
-from tests.targets.functions import X, imported
+from tests.targets.functions import Tokens, X, imported, tokens
 
 TARGET = get_target("litert")
 SIZES = {"forward_t1": 1, "forward_t5": 5}
-
-
-class Tokens(nn.Module):
-    """An embedding, a layer norm and two wide layers: the same weights at each size."""
-
-    def __init__(self):
-        super().__init__()
-        self.table, self.norm = nn.Embedding(50, 32), nn.LayerNorm(32)
-        self.up, self.down = nn.Linear(32, 256), nn.Linear(256, 32)
-        nn.init.uniform_(self.norm.weight, 0.5, 1.5)
-
-    def forward(self, tokens):
-        return self.down(nn.functional.gelu(self.up(self.norm(self.table(tokens)))))
-
-
-def tokens(count):
-    return torch.randint(0, 50, (1, count), generator=torch.Generator().manual_seed(count))
 
 
 @pytest.fixture

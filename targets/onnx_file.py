@@ -16,6 +16,7 @@ from compiler.ir.graph import Node
 from compiler.ir.schema import overload
 from targets.quiet import quiet
 
+FX_NODE = "pkg.torch.onnx.fx_node"  # where the exporter writes the node of the exported program
 DEAD_ENDS = frozenset(
     {
         "aten.cdist.default",
@@ -48,6 +49,19 @@ def onnx_bytes(program: ExportedProgram) -> bytes:
     made = torch.onnx.export(program, dynamo=True, optimize=True, verbose=False)
     assert made is not None
     return bytes(made.model_proto.SerializeToString())
+
+
+def origins(model: bytes, program: ExportedProgram) -> dict[str, str]:
+    """Return the IR node behind each node of an ONNX model and behind each value that it writes."""
+    import onnx
+
+    nodes = {n.name: str((n.meta.get("custom") or {}).get("ir_node", "")) for n in program.graph.nodes}
+    found: dict[str, str] = {}
+    for node in onnx.load_from_string(model).graph.node:
+        written = next((p.value for p in node.metadata_props if p.key == FX_NODE), "")
+        name = nodes.get(written.removeprefix("%").split(" ")[0], "")
+        found |= {key: name for key in (node.name, *node.output) if key and name}
+    return found
 
 
 def untranslated(node: Node) -> str | None:

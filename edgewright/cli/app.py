@@ -97,9 +97,20 @@ def profile_command(
             "--allow-unstable", help="Show an unsteady reading, marked as such, in place of exit 7."
         ),
     ] = False,
+    per_op: Annotated[
+        bool, typer.Option("--per-op", help="Time each operation, where the runtime does, by module.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Measure an artifact's latency on a device."""
+    """Measure an artifact's latency on a device, or that of each operation."""
+    if per_op:
+        with working("profile") as progress:
+            progress("time each operation")
+            from edgewright.operations import profile_operations
+
+            found = profile_operations(artifact, device, profile=profile, method=method)
+        emit_json(found) if as_json else show.operations(found)
+        return
     with working("profile") as progress:
         progress("start")
         from edgewright.artifact import method_entry, read_artifact

@@ -63,6 +63,19 @@ def measurement(document: Mapping[str, Any]) -> None:
     emit_table(f"{document['model']} on {document['device']}{state}", ("", ""), [*facts, *counts, *times])
 
 
+def operations(document: Mapping[str, Any]) -> None:
+    """Show what each operation takes, slowest first."""
+    rows = [
+        (o["op"], o["name"], o["module"] or "-", f"{o['median_ns'] / 1e3:.1f} us", f"{100 * o['share']:.1f}%")
+        for o in document["operations"]
+    ]
+    title = (
+        f"{document['model']} in {document['target']} on {document['device']}: {len(rows)} operations, "
+        f"{document['iterations']} inferences; timing each slows the whole, read the shares"
+    )
+    emit_table(title, ("kind", "name", "module", "median", "share"), rows)
+
+
 def search(document: Mapping[str, Any]) -> None:
     """Show the variants a search tried and the one it chose."""
     for title, rows in document["tables"].items():

@@ -18,7 +18,7 @@ from compiler.export import export_graph
 from compiler.ir.graph import Graph
 from compiler.target import Lowered
 from targets.failure import as_unsupported
-from targets.onnx_file import onnx_bytes
+from targets.onnx_file import onnx_bytes, origins
 from targets.onnxruntime import PROGRAM
 from targets.onnxruntime.capability import unsupported
 from targets.plain import refuse_large, refuse_state, tensors_only
@@ -52,7 +52,8 @@ def lower(graph: Graph, method: str, folder: Path) -> Lowered:
         model = onnx_bytes(program)
     with timed(seconds, "optimise"), failing("loading the model", graph, program):
         operations = optimised_operations(model)
-    document = {"schema": "edgewright.io/1", "methods": calls({method: graph})}
+    document: dict[str, object] = {"schema": "edgewright.io/1", "methods": calls({method: graph})}
+    document |= {"origins": origins(model, program)}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PROGRAM).write_bytes(model)
     (folder / IO).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

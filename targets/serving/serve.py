@@ -10,6 +10,7 @@ it that knows one runtime, as a class
         run()                                   one inference, and nothing else: it is what is timed
         outputs() -> [(array, dtype name), ..]  what the last inference returned
         threads                                 optional: the threads it uses, counted here otherwise
+        profile(iterations)                     optional: [{"name", "op", "ns": [..]}, ..], a row an operation
 
 It speaks one JSON document a line: requests on stdin, answers on stdout, everything the SDK prints
 on stderr (`devices/runner_protocol.md`).
@@ -17,6 +18,7 @@ on stderr (`devices/runner_protocol.md`).
     {"event": "ready", "load_ns": .., "first_ns": .., "threads": ..}     said once, unasked
     {"do": "time", "iterations": n}             -> {"wall_ns": [..], "cpu_ns": [..]}
     {"do": "time_for", "seconds": s, "min": 3}  -> {"wall_ns": [..], "cpu_ns": [..]}
+    {"do": "profile", "iterations": n}          -> {"operations": [{"name", "op", "ns": [..]}, ..]}
     {"do": "infer", "inputs": [file, ..], "outputs": folder} -> {"outputs": [{"path", "shape", "dtype"}, ..]}
     {"do": "exit"}
     any failure                                 -> {"error": "..."}
@@ -124,7 +126,11 @@ class Served:
             return self.timed(lambda done, spent: done >= least and spent >= budget)
         if do == "infer":
             return self.infer(request["inputs"], Path(request["outputs"]))
-        raise ValueError(f"unknown request {do!r}; expected time, time_for, infer or exit")
+        if do == "profile":
+            if not hasattr(self.method, "profile"):
+                raise ValueError("the runtime's Python package gives no times by operation")
+            return {"operations": self.method.profile(int(request["iterations"]))}
+        raise ValueError(f"unknown request {do!r}; expected time, time_for, profile, infer or exit")
 
     def timed(self, enough: Callable[[int, int], bool]) -> dict[str, object]:
         """Run until `enough(iterations, nanoseconds spent)`, timing each run."""

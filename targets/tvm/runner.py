@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import tvm
@@ -14,8 +15,8 @@ class Method:
     def __init__(self, program: str, document: dict[str, Any], name: str, threads: int) -> None:
         """Load the library; it has one method."""
         self.specs = document["methods"][name]["outputs"]
-        machine = relax.VirtualMachine(tvm.runtime.load_module(program), tvm.cpu())
-        self.main = machine["main"]
+        self.machine = relax.VirtualMachine(tvm.runtime.load_module(program), tvm.cpu())
+        self.main = self.machine["main"]
         self.threads = tvm.runtime.num_threads()
 
     def bind(self, arrays: list[Any]) -> None:
@@ -31,3 +32,23 @@ class Method:
         single = hasattr(self.result, "numpy")
         arrays = [r.numpy() for r in ([self.result] if single else self.result)]
         return [(a, spec["dtype"]) for a, spec in zip(arrays, self.specs, strict=True)]
+
+    def profile(self, iterations: int) -> list[dict[str, Any]]:
+        """Return the times of each kernel, in order of its first call, without the machine's own calls."""
+        rows: dict[str, dict[str, Any]] = {}
+        started = 0
+
+        def instrument(function: Any, name: str, before: bool, result: Any, *arguments: Any) -> Any:
+            nonlocal started
+            if before:
+                started = time.perf_counter_ns()
+            elif not name.startswith("vm."):
+                row = rows.setdefault(name, {"name": name, "op": name, "ns": []})
+                row["ns"].append(time.perf_counter_ns() - started)
+            return relax.VMInstrumentReturnKind.NO_OP
+
+        self.machine.set_instrument(instrument)
+        for _ in range(iterations):
+            self.run()
+        self.machine.set_instrument(None)
+        return list(rows.values())

@@ -131,13 +131,20 @@ def _check_place(tensor: Any, path: Path) -> None:
     places = [entry.value for entry in tensor.external_data if entry.key == "location"]
     folder = path.parent.resolve()
     for place in places:
-        file = (folder / place).resolve()
+        try:
+            file = (folder / place).resolve()
+            there = file.is_file()
+        except (OSError, ValueError) as error:  # too long a name, or one with a zero byte
+            raise UsageError(
+                f"{path}: the weight {tensor.name!r} is said to lie in {place[:40]!r}, which names no file: "
+                f"{_first_line(error)[:80]}"
+            ) from error
         if Path(place).is_absolute() or not file.is_relative_to(folder):
             raise UsageError(
                 f"{path}: the weight {tensor.name!r} is said to lie in {place!r}, outside the model's "
                 "folder; accepted: a file beside the model"
             )
-        if not file.is_file():
+        if not there:
             raise UsageError(
                 f"{path}: the file {place!r} of the weight {tensor.name!r} is not beside the model"
             )

@@ -166,6 +166,13 @@ def test_weights_outside_the_models_folder_are_refused(tmp_path, place):
         load_model(str(folder / "net.onnx"))
 
 
+@pytest.mark.parametrize("place", ["a" * 5000, "w\x00.bin"])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path, place):
+    external(tmp_path / "net.onnx", place)
+    with pytest.raises(UsageError, match="names no file"):
+        load_model(str(tmp_path / "net.onnx"))
+
+
 def test_a_missing_weight_file_is_named(tmp_path):
     external(tmp_path / "net.onnx", "w.bin")
     with pytest.raises(UsageError, match=r"'w\.bin' of the weight 'w' is not beside the model"):

@@ -1,0 +1,60 @@
+"""`profile --per-op`: each operation's time by the module of the user's model, where the runtime tells."""
+
+import json
+
+import pytest
+
+from edgewright.cli import main
+
+NET = """import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4)
+    def forward(self, x):
+        return self.head(nn.functional.hardswish(self.norm(self.stem(x))).mean((2, 3)))
+def net():
+    torch.manual_seed(0)
+    return Net().eval(), (torch.randn(1, 3, 16, 16),)
+"""
+
+
+@pytest.fixture
+def compiled(tmp_path, capsys):
+    """An artifact of NET for a target."""
+    (tmp_path / "net.py").write_text(NET)
+
+    def run(target):
+        out = tmp_path / target
+        assert main(["compile", f"{tmp_path / 'net.py'}:net", "--target", target, "--out", str(out)]) == 0
+        capsys.readouterr()
+        return str(out)
+
+    return run
+
+
+def test_onnxruntime_times_each_operation_by_module(compiled, capsys):
+    out = compiled("onnxruntime")
+    assert main(["profile", out, "--per-op", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "edgewright.operations/1"
+    modules = {row["module"] for row in document["operations"]}
+    assert {"stem", "head"} <= modules
+    times = [row["median_ns"] for row in document["operations"]]
+    assert times == sorted(times, reverse=True) and all(t >= 0 for t in times)
+    assert sum(row["share"] for row in document["operations"]) == pytest.approx(1)
+    assert main(["profile", out, "--per-op"]) == 0
+    assert "stem" in capsys.readouterr().out
+
+
+def test_tvm_times_each_kernel(compiled, capsys):
+    assert main(["profile", compiled("tvm"), "--per-op", "--json"]) == 0
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)["operations"]]
+    assert any("conv2d" in name for name in names) and not any(name.startswith("vm.") for name in names)
+
+
+@pytest.mark.parametrize("target", ["executorch", "litert"])
+def test_a_runtime_that_gives_no_times_says_so(compiled, capsys, target):
+    assert main(["profile", compiled(target), "--per-op"]) == 2
+    assert "gives no times by operation" in capsys.readouterr().err

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+import edgewright
 from compiler.compress.quantize import ir_filter, quantize_int8
 from compiler.errors import UnsupportedModelError
 from compiler.evaluate import evaluate
 from compiler.ir.constants import constant_bytes
+from compiler.plan import Decision, Plan
 from targets import get_target
 from targets.litert import lower as lowering
 from targets.litert.legalise import legalise
@@ -121,3 +123,22 @@ def test_the_document_beside_the_program_says_how_to_call_it(lower):
     [call] = document["methods"].values()
     assert [spec["dtype"] for spec in call["inputs"] + call["outputs"]] == ["float32", "float32"]
     assert np.prod(call["inputs"][0]["shape"]) == np.prod(X)
+
+
+def test_a_plan_that_quantizes_is_compiled_and_verified(tmp_path):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.head(self.conv(x).relu().mean((2, 3)))
+
+    x = torch.randn(1, 3, 8, 8)
+    plan = Plan((Decision("segment:conv", "precision", "int8"),))
+    artifact = edgewright.compile(
+        Net().eval(), "host", "litert", plan, x, tmp_path / "out", calibration=[(x,)]
+    )
+    check = artifact.manifest["verification"]
+    assert check["passed"] and check["runtime"] == "litert"
+    assert "int8" in (artifact.folder / "graph_forward.txt").read_text()

@@ -9,7 +9,6 @@ them by their hash.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from targets.executorch import PROGRAM
 from targets.executorch.delegation import blame, report
 from targets.executorch.legalise import legalise
 from targets.quiet import quiet
-from targets.serving import IO, calls
+from targets.serving import write
 from targets.stopwatch import rounded, timed
 
 QUANTIZED = "quantized_decomposed"
@@ -46,11 +45,8 @@ def lower(methods: Mapping[str, Graph], folder: Path) -> Lowered:
         legal = {name: legalise(graph) for name, graph in methods.items()}
         programs = {name: export_graph(graph) for name, graph in legal.items()}
     buffer, facts = lower_programs(programs, methods, seconds)
-    document = {"schema": "edgewright.io/1", "methods": calls(methods), "kernels": facts["kernels"]}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / PROGRAM).write_bytes(buffer)
-    (folder / IO).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return Lowered((PROGRAM, IO), facts | _stored(legal, facts["methods"]))
+    files = write(folder, PROGRAM, buffer, methods, kernels=facts["kernels"])
+    return Lowered(files, facts | _stored(legal, facts["methods"]))
 
 
 def lower_programs(

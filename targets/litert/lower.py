@@ -1,14 +1,13 @@
 """Graphs -> `model.tflite`: flatten, convert with litert-torch, ask the interpreter what it delegates.
 
-Each method is a signature of one file, which holds constants of equal content once,
-as far as the converter lays them out alike. The converter
-narrows 64-bit integers and floats to 32 bits, which its kernels compute faster; where an input or a
-result of a method is of 64 bits it keeps them, for then the caller meant them.
+Each method is a signature of one file, which holds constants of equal content once, as far as the
+converter lays them out alike. The converter narrows 64-bit integers and floats to 32 bits, which its
+kernels compute faster; where an input or a result of a method is of 64 bits it keeps them, for then
+the caller meant them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from targets.litert.legalise import legalise
 from targets.litert.origins import TracedGraph
 from targets.plain import flat, refuse_large, refuse_state
 from targets.quiet import quiet_native
-from targets.serving import IO, calls
+from targets.serving import write
 from targets.stopwatch import rounded, timed
 
 LARGEST = 2**31 - 1  # bytes of one flatbuffer
@@ -52,17 +51,14 @@ def lower(methods: Mapping[str, Graph], folder: Path) -> Lowered:
         model = convert({name: flat(legalise(graph)) for name, graph in methods.items()})
     with timed(seconds, "load"), quiet_native():
         facts = delegation(model, methods)
-    folder.mkdir(parents=True, exist_ok=True)
-    document = {"schema": "edgewright.io/1", "methods": calls(methods)}
-    (folder / PROGRAM).write_bytes(model)
-    (folder / IO).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     stored = {n: {**facts["methods"][n], "constant_bytes": constant_bytes([g])} for n, g in methods.items()}
     sizes = {
         "methods": stored,
         "shared_bytes": shared_bytes(model) if len(methods) > 1 else 0,
         "program_bytes": len(model),
     }
-    return Lowered((PROGRAM, IO), {**facts, **sizes, "seconds": rounded(seconds)})
+    files = write(folder, PROGRAM, model, methods)
+    return Lowered(files, {**facts, **sizes, "seconds": rounded(seconds)})
 
 
 def convert(methods: Mapping[str, Graph]) -> bytes:

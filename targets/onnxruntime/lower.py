@@ -6,7 +6,6 @@ processor it finds there. The report counts the operations it makes of it here.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections import Counter
 from contextlib import AbstractContextManager
@@ -23,7 +22,7 @@ from targets.onnxruntime import PROGRAM
 from targets.onnxruntime.capability import unsupported
 from targets.plain import refuse_large, refuse_state, tensors_only
 from targets.quiet import quiet
-from targets.serving import IO, calls
+from targets.serving import write
 from targets.stopwatch import rounded, timed
 
 LARGEST = 2**31 - 1  # bytes of one protobuf message
@@ -52,15 +51,11 @@ def lower(graph: Graph, method: str, folder: Path) -> Lowered:
         model = onnx_bytes(program)
     with timed(seconds, "optimise"), failing("loading the model", graph, program):
         operations = optimised_operations(model)
-    document: dict[str, object] = {"schema": "edgewright.io/1", "methods": calls({method: graph})}
-    document |= {"origins": origins(model, program)}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / PROGRAM).write_bytes(model)
-    (folder / IO).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    files = write(folder, PROGRAM, model, {method: graph}, origins=origins(model, program))
     total = sum(operations.values())
     counts = {"delegates": 1, "delegated_ops": total, "outside_ops": 0}
     facts = {**counts, "outside": [], "methods": {method: counts}, "operations": operations}
-    return Lowered((PROGRAM, IO), {**facts, "program_bytes": len(model), "seconds": rounded(seconds)})
+    return Lowered(files, {**facts, "program_bytes": len(model), "seconds": rounded(seconds)})
 
 
 def optimised_operations(model: bytes) -> dict[str, int]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from compiler.ir.graph import Graph, TensorType
 from compiler.records import Artifact, RunSpec
 
 IO = "io.json"
+SCHEMA = "edgewright.io/1"
 SERVE = Path(__file__).parent / "serve.py"
 
 
@@ -30,6 +32,20 @@ def served(
     pushed |= {"io": artifact.folder / IO, **{name: artifact.folder / name for name in rest}}
     command = ("{python}", "{serve}", "{runner}", "{program}", "{io}", "--threads", str(profile.threads))
     return RunSpec(pushed, command if method is None else (*command, "--method", method))
+
+
+def write(
+    folder: Path, program: str, data: bytes, methods: Mapping[str, Graph], **facts: object
+) -> tuple[str, str]:
+    """Write a program and its IO file: how each method is called, and `facts` that the runner needs.
+
+    Returns the names of the files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {"schema": SCHEMA, "methods": calls(methods), **facts}
+    (folder / program).write_bytes(data)
+    (folder / IO).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return program, IO
 
 
 def calls(methods: Mapping[str, Graph]) -> dict[str, object]:

@@ -7,7 +7,6 @@ TVM 0.26), so that each is run once on seeded inputs and must agree with the gra
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -27,7 +26,7 @@ from targets.failure import as_unsupported
 from targets.onnx_file import onnx_bytes
 from targets.plain import flat, refuse_state
 from targets.quiet import quiet_native
-from targets.serving import IO, calls
+from targets.serving import write
 from targets.stopwatch import rounded, timed
 from targets.tvm import PROGRAM
 from targets.tvm.capability import unsupported
@@ -52,15 +51,13 @@ def lower(graph: Graph, method: str, folder: Path) -> Lowered:
     with tempfile.TemporaryDirectory(prefix="edgewright-") as name, quiet_native():
         library = Path(name) / PROGRAM
         importer, refused, kernels = _build(plain, program, library, seconds)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / PROGRAM).write_bytes(library.read_bytes())
-    document = {"schema": "edgewright.io/1", "methods": calls({method: graph})}
-    (folder / IO).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        data = library.read_bytes()
     counts = {"delegates": 1, "delegated_ops": sum(kernels.values()), "outside_ops": 0}
     facts = {**counts, "outside": [], "methods": {method: counts}, "kernels": kernels}
     origin = {"tuned": False, "importer": importer, "refused": refused}
-    sizes = {"program_bytes": (folder / PROGRAM).stat().st_size, "constant_bytes": constant_bytes([graph])}
-    return Lowered((PROGRAM, IO), {**facts, **origin, **sizes, "seconds": rounded(seconds)})
+    sizes = {"program_bytes": len(data), "constant_bytes": constant_bytes([graph])}
+    files = write(folder, PROGRAM, data, {method: graph})
+    return Lowered(files, {**facts, **origin, **sizes, "seconds": rounded(seconds)})
 
 
 def _build(

@@ -30,6 +30,20 @@ from compiler.records import Artifact
 
 SCHEMA = "edgewright.artifact/3"
 MANIFEST = "manifest.json"
+LONGEST = 256  # characters of a file name
+FIELDS = {
+    **dict.fromkeys(("model", "target", "profile", "plan", "plan_digest", "artifact_digest"), str),
+    **dict.fromkeys(("files", "methods"), list),
+    **dict.fromkeys(("versions", "lowering", "verification", "sizes_bytes"), dict),
+}
+METHOD = {
+    "name": str,
+    "graph_digest": str,
+    "operations": dict,
+    "placements": list,
+    "inputs": list,
+    "outputs": list,
+}
 _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -101,10 +115,33 @@ def read_artifact(folder: str | Path) -> Artifact:
         raise UsageError(f"{path / MANIFEST} cannot be read: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise UsageError(f"{path / MANIFEST} is not of schema {SCHEMA!r}")
-    missing = [name for name in manifest.get("files", ()) if not (path / name).is_file()]
+    if fault := _fault(manifest):
+        raise UsageError(f"{path / MANIFEST}: {fault}; compile it again")
+    missing = [name for name in manifest["files"] if not (path / name).is_file()]
     if missing:
         raise UsageError(f"{path} is incomplete: {', '.join(missing)} is missing; compile it again")
     return Artifact(path, manifest)
+
+
+def _fault(manifest: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a manifest's fields, None where all are as they should be."""
+    for name, kind in FIELDS.items():
+        if not isinstance(manifest.get(name), kind):
+            return f"{name!r} is not a {kind.__name__}"
+    for entry in manifest["methods"]:
+        wrong = [
+            n
+            for n, kind in METHOD.items()
+            if not isinstance(entry, dict) or not isinstance(entry.get(n), kind)
+        ]
+        if wrong or not entry["name"].isidentifier():
+            return f"an entry of 'methods' has no valid {wrong[0] if wrong else 'name'!r}"
+    names = manifest["files"]
+    if not all(
+        isinstance(n, str) and Path(n).name == n and "\x00" not in n and len(n) < LONGEST for n in names
+    ):
+        return "'files' holds what is no file name"
+    return None if manifest["methods"] else "'methods' is empty"
 
 
 def method_entry(artifact: Artifact, name: str | None = None) -> Mapping[str, Any]:

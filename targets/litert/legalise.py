@@ -5,6 +5,8 @@ r"""Rewrites a graph into equal operations that the converter takes, before it s
   as :math:`q` again. The float weight is a point of the grid, so that the pair gives it back.
 - BatchNorm becomes :math:`s x + t`, and `repeat` concatenations: where litert-torch 0.10 moves channels
   behind, it leaves a `repeat` counting in the old order.
+- A transposed convolution with groups or padding becomes one for each group without padding, cropped:
+  LiteRT's has neither.
 """
 
 from __future__ import annotations
@@ -60,9 +62,46 @@ def repeat(editor: Editor, node: Node) -> Sequence[Value]:
     return (made,)
 
 
+def transposed(editor: Editor, node: Node) -> Sequence[Value]:
+    """Write a transposed convolution as one for each group without padding, side by side and cropped."""
+    groups, x = node.operand("groups"), node.operand("input")
+    weight, bias = (editor.graph.constant(node.operand(key)) for key in ("weight", "bias"))
+    if weight is None or (bias is None and node.operand("bias") is not None) or not node.type.static:
+        return ()
+    pads, more = (_each(node.operand(key)) for key in ("padding", "output_padding"))
+    if (groups == 1 and not any((*pads, *more))) or any(m > p for m, p in zip(more, pads, strict=True)):
+        return ()
+    make, taken = Maker(editor, node), editor.graph.type_of(x).shape
+    shape = [d for d in node.type.shape if isinstance(d, int)]  # all are: the type is static
+    full = [d + 2 * p - m for d, p, m in zip(shape[2:], pads, more, strict=True)]
+    inner, outer = len(weight) // groups, weight.shape[1]
+    options = {"stride": node.operand("stride"), "dilation": node.operand("dilation")}
+    parts = []
+    for i in range(groups):
+        piece = (x, 1, i * inner, (i + 1) * inner, 1)
+        part = x if groups == 1 else make.op("aten.slice.Tensor", piece, shape=(shape[0], inner, *taken[2:]))
+        w = make.constant(weight[i * inner : (i + 1) * inner], f"weight{i}")
+        b = None if bias is None else make.constant(bias[i * outer : (i + 1) * outer], f"bias{i}")
+        call = (part, w), {"bias": b, **options}
+        parts.append(make.op("aten.conv_transpose2d.input", *call, shape=(shape[0], outer, *full)))
+    sizes = [shape[0], shape[1], *full]
+    made = parts[0] if groups == 1 else make.op("aten.cat.default", (tuple(parts), 1), shape=sizes)
+    for dim, pad in enumerate(pads, start=2):
+        if sizes[dim] != shape[dim]:
+            sizes[dim] = shape[dim]
+            made = make.op("aten.slice.Tensor", (made, dim, pad, pad + shape[dim], 1), shape=sizes)
+    return (made,)
+
+
+def _each(amount: Any) -> tuple[int, int]:
+    values = (amount,) if isinstance(amount, int) else tuple(amount)
+    return (values[0], values[0]) if len(values) == 1 else (values[0], values[1])
+
+
 RULES: Mapping[str, Rule] = {
     "aten.batch_norm.default": affine_norm,
     "aten.repeat.default": repeat,
+    "aten.conv_transpose2d.input": transposed,
     "quantized_decomposed.dequantize_per_channel.default": stored_weight,
     "quantized_decomposed.dequantize_per_tensor.default": stored_weight,
 }

@@ -10,10 +10,27 @@ import pytest
 from compiler.errors import NumericError, UsageError
 from edgewright.artifact import SCHEMA, building, files_digest, read_artifact, write_json, write_text
 
+MANIFEST = {
+    "schema": SCHEMA,
+    **dict.fromkeys(("model", "target", "profile", "plan", "plan_digest", "artifact_digest"), "0"),
+    "files": ["model.bin"],
+    **{name: {} for name in ("versions", "lowering", "verification", "sizes_bytes")},
+    "methods": [
+        {
+            "name": "forward",
+            "graph_digest": "0",
+            "operations": {},
+            "placements": [],
+            "inputs": [],
+            "outputs": [],
+        }
+    ],
+}
+
 
 def _write(folder: Path, text: str = "program") -> None:
     write_text(folder / "model.bin", text)
-    write_json(folder / "manifest.json", {"schema": SCHEMA, "files": ["model.bin"], "artifact_digest": "0"})
+    write_json(folder / "manifest.json", MANIFEST)
 
 
 def test_a_finished_build_stands_where_it_was_asked_for(tmp_path):
@@ -150,3 +167,24 @@ def test_a_searchs_folder_stands_for_the_artifact_in_it(tmp_path):
     with building(tmp_path / "found" / "artifact") as folder:
         _write(folder)
     assert read_artifact(tmp_path / "found").folder == tmp_path / "found" / "artifact"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model", None, "'model' is not a str"),
+        ("lowering", [], "'lowering' is not a dict"),
+        ("files", ["../../etc/passwd"], "no file name"),
+        ("files", [3], "no file name"),
+        ("files", ["a" * 5000], "no file name"),
+        ("methods", [], "'methods' is empty"),
+        ("methods", [None], "no valid 'name'"),
+        ("methods", [MANIFEST["methods"][0] | {"name": "../x"}], "no valid 'name'"),
+        ("methods", [MANIFEST["methods"][0] | {"operations": 3}], "no valid 'operations'"),
+    ],
+)
+def test_a_manifest_s_fields_are_checked(tmp_path: Path, field, value, message) -> None:
+    (tmp_path / "model.bin").write_bytes(b"1")
+    write_json(tmp_path / "manifest.json", MANIFEST | {field: value})
+    with pytest.raises(UsageError, match=message):
+        read_artifact(tmp_path)

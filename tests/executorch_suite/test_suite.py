@@ -46,7 +46,7 @@ def test_the_page_counts_both_and_names_the_lost_and_the_gained(found):
 
 
 def test_cases_of_the_suite_pass_with_us_in_front(tmp_path):
-    command = [sys.executable, "-m", "tests.executorch_suite.run", "test_hardswish or test_linear_no_bias"]
+    command = [sys.executable, "-m", "tests.executorch_suite.run", "test_hardswish and not int8"]
     done = subprocess.run(
         [*command, "--jobs", "1", "--work", str(tmp_path)],
         capture_output=True,

@@ -46,18 +46,19 @@ def make_bases(folder: Path) -> None:
 
     import edgewright
 
-    torch.manual_seed(0)
-    conv = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
-    ).eval()
-    text = nn.Sequential(nn.Embedding(20, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU()).eval()
-    image, words = torch.randn(1, 3, 8, 8), torch.randint(0, 20, (1, 6))
-    for index, (net, example) in enumerate(((conv, image), (text, words))):
-        program = torch.export.export(net, (example,))
-        torch.export.save(program, folder / f"{index}.pt2")
-        torch.onnx.export(
-            net, (example,), folder / f"{index}.onnx", dynamo=True, external_data=False, verbose=False
-        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        conv = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
+        ).eval()
+        text = nn.Sequential(nn.Embedding(20, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU()).eval()
+        image, words = torch.randn(1, 3, 8, 8), torch.randint(0, 20, (1, 6))
+        for index, (net, example) in enumerate(((conv, image), (text, words))):
+            torch.export.save(torch.export.export(net, (example,)), folder / f"{index}.pt2")
+            torch.onnx.export(
+                net, (example,), folder / f"{index}.onnx", dynamo=True, external_data=False, verbose=False
+            )
     artifact = edgewright.compile(conv, inputs=image, out=folder / "artifact")
     (folder / "0.manifest").write_bytes((artifact.folder / "manifest.json").read_bytes())
 

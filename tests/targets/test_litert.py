@@ -102,6 +102,24 @@ def test_legalising_a_repeat_keeps_what_it_computes(times):
     assert torch.equal(evaluate(legal, [x])[0], evaluate(graph, [x])[0])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": 1, "output_padding": 1, "stride": 2, "groups": 2},
+        {"padding": (1, 2), "stride": (2, 1), "dilation": 2},
+        {"groups": 3, "bias": False},
+    ],
+)
+def test_legalising_a_transposed_convolution_keeps_what_it_computes(options, imports):
+    x = torch.randn(X)
+    graph = imports(nn.ConvTranspose2d(6, 6, 3, **options), x)
+    legal = legalise(graph)
+    calls = [n for n in legal.ops() if "conv_transpose2d" in n.op]
+    assert len(calls) == options.get("groups", 1) and not any(any(n.operand("padding")) for n in calls)
+    got, expected = (evaluate(g, [x], torch.float64)[0] for g in (legal, graph))
+    assert (got - expected).abs().max() < 1e-12
+
+
 def test_an_operation_s_tensor_tells_its_node():
     graph = imported(lambda m, x: m.conv(x).relu())
     assert origin("a.TracedGraph/b._Step_at_conv2d;3", graph) == "conv2d"

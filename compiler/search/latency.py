@@ -89,7 +89,8 @@ def fit_latency(space: Space, observations: Sequence[Observation]) -> LatencyMod
     target = np.append([seen.ratio - 1 for seen in observations] * weights, 0.0)
     lower = np.full(rows.shape[1], -np.inf)
     lower[-2:] = 0.0
-    fitted = lsq_linear(matrix, target, bounds=(lower, np.inf), tol=1e-12, lsmr_tol=1e-12).x
+    # The active set ends after finitely many steps; scipy's default, `trf`, can backtrack for ever here.
+    fitted = lsq_linear(matrix, target, bounds=(lower, np.inf), method="bvls", tol=1e-12).x
     return LatencyModel(space, _table(space, columns, fitted), float(fitted[-2]), float(fitted[-1] / scale))
 
 

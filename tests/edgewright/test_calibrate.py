@@ -20,6 +20,7 @@ from compiler.device import BenchmarkProtocol, DeviceProfile
 from compiler.errors import DeviceError, UnstableMeasurementError, UnsupportedModelError, UsageError
 from compiler.ir.graph import Graph
 from compiler.records import DeviceState, RunSpec
+from compiler.target import Lowered
 from devices.database import MeasurementDatabase
 from devices.latency import RUN_KERNELS
 from edgewright import calibration
@@ -27,7 +28,6 @@ from edgewright.calibration import MOST_PASSES, MOST_TRIES, Outcome, calibrate, 
 from edgewright.cli import main
 from edgewright.kernel_programs import TINY, Bench, chain_candidates, kernel_candidate
 from edgewright.latency import load_table
-from edgewright.search_lowering import LoweredFiles
 
 FIXED_NS, LAUNCH_NS = 2_600, 80
 PROTOCOL = BenchmarkProtocol(settle_s=0, warmup_s=0, warmup_max_s=0, round_s=1e-9, min_rounds=3, max_rounds=3)
@@ -75,7 +75,7 @@ class Paper:
             raise UnsupportedModelError("paper has no grouped convolution")
         self.lowered.append(kernel.text)
         (folder / "program.json").write_text(json.dumps({"ns": price_ns(graph), "kernel": kernel.text}))
-        return LoweredFiles(("program.json",), {})
+        return Lowered(("program.json",), {})
 
     def run_spec(self, artifact, profile, method=None):
         return RunSpec({"program": artifact.folder / "program.json"}, ("{program}",))

@@ -21,9 +21,9 @@ from compiler.errors import InfeasibleBudgetError, UnstableMeasurementError, Usa
 from compiler.plan import parse_plan
 from compiler.records import DeviceState, RunSpec
 from compiler.search.budget import parse_budget
+from compiler.target import Lowered
 from edgewright import compilation, searching
 from edgewright.models import load_model
-from edgewright.search_lowering import LoweredFiles
 from edgewright.search_samples import halve, read_calibration
 from edgewright.searching import Setting, run_search, search
 from edgewright.stages import prepare
@@ -95,7 +95,7 @@ class Paper:
         names = sorted(quantized_nodes(graph))
         self.lowered.append(",".join(names))
         (folder / "program.json").write_text(json.dumps({"ns": time_ns(graph), "int8": names}))
-        return LoweredFiles(("program.json",), {"outside": []})
+        return Lowered(("program.json",), {"outside": []})
 
     def run_spec(self, artifact, profile, method=None):
         return RunSpec({"program": artifact.folder / "program.json"}, ("{program}",))

@@ -37,7 +37,7 @@ def write(tmp_path: Path):
 def test_host_is_local_single_threaded_and_states_no_figures() -> None:
     host = load_profile("host")
     assert (host.name, host.transport, host.threads) == ("host", "local", 1)
-    assert host.targets == ("executorch", "onnxruntime")
+    assert host.targets == ("executorch", "litert", "onnxruntime", "tvm")
     assert (host.soc, host.isa, host.affinity, dict(host.expect)) == (None, (), (), {})
     assert host.protocol == BenchmarkProtocol()
 

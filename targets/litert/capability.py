@@ -15,9 +15,9 @@ import torch
 
 from compiler.ir.graph import Node
 from compiler.ir.schema import overload
+from targets.litert.legalise import QUANTIZED
 from targets.quiet import quiet
 
-QUANTIZED = "quantized_decomposed."
 DEAD_ENDS = frozenset(f"aten.linalg_{name}.default" for name in ("inv", "svd", "svdvals"))
 
 

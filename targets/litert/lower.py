@@ -22,7 +22,7 @@ from targets.failure import as_unsupported
 from targets.litert import PROGRAM
 from targets.litert.capability import unsupported
 from targets.litert.delegation import delegation, shared_bytes
-from targets.litert.legalise import legalise
+from targets.litert.legalise import QUANTIZED, legalise
 from targets.litert.origins import TracedGraph
 from targets.plain import flat, refuse_large, refuse_state
 from targets.quiet import quiet_native
@@ -31,7 +31,6 @@ from targets.stopwatch import rounded, timed
 
 LARGEST = 2**31 - 1  # bytes of one flatbuffer
 WIDE = (torch.int64, torch.float64)
-QUANTIZED = "quantized_decomposed."
 
 
 def lower(methods: Mapping[str, Graph], folder: Path) -> Lowered:

@@ -5,7 +5,7 @@
 Each model has random BatchNorm statistics, affine parameters and biases. A step is *verified* where the
 runtime's results agree with the original model in float64 as `edgewright compile` demands; it is
 *refused* where a clear error said why not, *differs* where the results do not agree (an artifact is
-never written then), *failed* where anything else was raised, *died* or *timed out*. What is done is
+never written then), *failed* where anything else was raised, *died* where the process ended or was ended. What is done is
 kept in DIR: a run that was cut short goes on where it stopped.
 """
 

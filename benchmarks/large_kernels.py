@@ -5,7 +5,7 @@ microkernel above 25 taps, ONNX Runtime does not mind. For each block and model,
 randomised, four graphs of equal numerics:
 
     unmerged   as trained, the exact passes only
-    whole      merged by the prior: one kernel for each region, however large
+    whole      merged by the bare roofline: one kernel for each region, however large
     split      whole, then each depthwise kernel above 25 taps as the sum of its parity classes
     ours       merged by the prices measured on this machine and runtime (`edgewright calibrate`)
 
@@ -52,6 +52,7 @@ from devices.statistics import ratio
 from edgewright.artifact import files_digest
 from edgewright.calibration import calibrate
 from edgewright.models import load_model
+from edgewright.recipe import prior_of
 from edgewright.runtime import infer
 from edgewright.stages import canonicalise
 from profiles import load_profile
@@ -154,7 +155,10 @@ def split(case: Case, target: str, work: Path) -> Graph:
 
 
 def ours(case: Case, target: str, work: Path) -> Graph:
-    """Return the graph merged by prices measured here and kept in the work folder's database."""
+    """Return the graph merged by prices measured here and kept in the work folder's database.
+
+    What could not be read steadily is priced by the prior with what the target states of its kernels.
+    """
     done = calibrate(
         [case.source()],
         "host",
@@ -166,7 +170,7 @@ def ours(case: Case, target: str, work: Path) -> Graph:
         allow_unstable=True,
         progress=lambda message: print(f"  {message}", file=sys.stderr),
     )
-    return merge(case.graph(), done.table)[0]
+    return merge(case.graph(), done.table, prior_of(get_target(target)))[0]
 
 
 FORMS: dict[str, Callable[[Case, str, Path], Graph]] = {

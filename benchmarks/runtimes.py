@@ -68,7 +68,8 @@ def _ours(model: Any, runtime: str, folder: Path) -> None:
     from edgewright.recipe import Recipe, resolve
     from edgewright.stages import prepare
 
-    artifact = build_artifact([prepare(model)], Recipe(*resolve("host", runtime)), folder / "artifact")
+    recipe = Recipe(*resolve("host", runtime))
+    artifact = build_artifact([prepare(model, prior=recipe.prior)], recipe, folder / "artifact")
     for name in (FILES[runtime], "io.json"):
         (folder / name).write_bytes((artifact.folder / name).read_bytes())
 

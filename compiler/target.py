@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 FORWARD = "forward"  # the method of a program that has one
 
+FLOAT = "float32"  # the model as it is
+INT8 = "int8"  # weights in int8; activations in 8 bits by ranges read from calibration batches
+INT8_DYNAMIC = "int8_dynamic"  # weights in int8; the kernel reads each activation's range as it runs
+
 
 def only_method(methods: Mapping[str, Graph], target: str) -> Graph:
     """Return the one graph of a program, for a runtime whose programs hold one.
@@ -33,6 +37,14 @@ def only_method(methods: Mapping[str, Graph], target: str) -> Graph:
             f"one count, or compile for a target with several methods, such as 'executorch'"
         )
     return next(iter(methods.values()))
+
+
+def refuse_precision(precision: str, has: tuple[str, ...], target: str) -> None:
+    """Raise UnsupportedModelError for a precision that a target does not have."""
+    if precision not in has:
+        raise UnsupportedModelError(
+            f"the target {target!r} has no precision {precision}; it has {', '.join(has)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,16 @@ class Target(Protocol):
     @property
     def folds_at_load(self) -> bool:
         """Whether the runtime computes what weights alone decide once, when it loads a program."""
+        ...
+
+    @property
+    def depthwise_taps(self) -> int | None:
+        """The largest kernel of a depthwise convolution that the runtime has code for; None for any."""
+        ...
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What a plan may ask of this runtime, out of FLOAT, INT8 and INT8_DYNAMIC."""
         ...
 
     def installed(self) -> str | None:
@@ -91,6 +113,9 @@ class Target(Protocol):
         """Return what to push and start on a device to run a method, the first one by default."""
         ...
 
-    def quantizer(self, selected: Callable[[Any], bool]) -> Any:
-        """Return a PT2E quantizer with this runtime's int8 semantics for the selected FX nodes."""
+    def quantizer(self, selected: Callable[[Any], bool], precision: str = INT8) -> Any:
+        """Return a PT2E quantizer with this runtime's semantics of a precision for the selected FX nodes.
+
+        Raises UnsupportedModelError for a precision that is not among `precisions`.
+        """
         ...

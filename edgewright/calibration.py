@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import torch
 
 from compiler.cost.kernel import Kernel
 from compiler.cost.latency_table import Entry, LatencyTable
+from compiler.cost.roofline import Roofline
 from compiler.device import Device, DeviceProfile
 from compiler.errors import DeviceError, UnstableMeasurementError, UnsupportedModelError
 from compiler.ir.graph import Graph
@@ -37,7 +39,7 @@ from devices.latency import latency_table, measure_run, split_runs
 from edgewright.kernel_programs import Bench, chain_candidates, kernel_candidate, start_failure
 from edgewright.models import load_model
 from edgewright.profiling import UNITS
-from edgewright.recipe import resolve
+from edgewright.recipe import prior_of, resolve
 from edgewright.stages import Progress, canonicalise, silent
 
 SCHEMA = "edgewright.calibration/1"
@@ -134,7 +136,7 @@ def calibrate(
     graphs = [canonicalise(model, progress=progress).graph for model in loaded]
     with _opened(database) as kept, tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         bench = Bench(chosen, found, opened, kept, Path(folder))
-        stages = (choose,) if choose else (_open_kernels, _whole_programs)
+        stages = (choose,) if choose else _stages(prior_of(chosen))
         done = calibrate_graphs(graphs, bench, stages, progress)
     if done.kernels(Outcome.UNSTEADY) and not allow_unstable:
         raise _unsteady(done, opened)
@@ -244,16 +246,12 @@ def _told(progress: Progress, label: str) -> Callable[[Event], None]:
     return tell
 
 
-def _open_kernels(graph: Graph, table: LatencyTable | None) -> tuple[Kernel, ...]:
+def _stages(prior: Roofline) -> tuple[Choose, ...]:
+    """Return what the merge engine's choices need: kernels, then whole programs."""
     from compiler.merge.open_choices import open_kernels
-
-    return open_kernels(graph, table)
-
-
-def _whole_programs(graph: Graph, table: LatencyTable | None) -> tuple[Kernel, ...]:
     from compiler.merge.whole import whole_programs
 
-    return whole_programs(graph, table)
+    return partial(open_kernels, prior=prior), partial(whole_programs, prior=prior)
 
 
 @contextlib.contextmanager

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from compiler.cost.roofline import PRIOR, Roofline
 from compiler.device import DeviceProfile
 from compiler.errors import UsageError
 from compiler.plan import Plan, parse_plan
@@ -25,6 +26,16 @@ class Recipe:
     calibration: Sequence[tuple[Any, ...]] = ()
     max_fallback: int | None = None
     max_bytes: int | None = None
+
+    @property
+    def prior(self) -> Roofline:
+        """What merges cost for the target before any kernel is measured."""
+        return prior_of(self.target)
+
+
+def prior_of(target: Target) -> Roofline:
+    """Return the roofline prior with what a target states of its kernels."""
+    return replace(PRIOR, depthwise_taps=target.depthwise_taps)
 
 
 def resolve(profile: str | DeviceProfile, target: str | None) -> tuple[Target, DeviceProfile]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from compiler.compress.apply import INT8, Calibrated, choose, int8_nodes
+from compiler.compress.apply import Calibrated, choose, int8_nodes
 from compiler.compress.segments import Segment
 from compiler.device import Device, DeviceProfile
 from compiler.errors import UnstableMeasurementError
@@ -23,7 +23,7 @@ from compiler.search.loop import Reading
 from compiler.search.output_cost import CostEstimate, CostKind, cost_kind, estimate, floating, sample_costs
 from compiler.search.shared_evaluation import base_evaluation, evaluate_variants, variant_evaluation
 from compiler.search.space import Choice, Link, Site, Space
-from compiler.target import Target
+from compiler.target import INT8, Target
 from devices.benchmark import Candidate, measure
 from devices.benchmark import Progress as Event
 from devices.database import MeasurementDatabase

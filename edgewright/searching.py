@@ -40,7 +40,7 @@ from devices import open_device
 from devices.database import MeasurementDatabase
 from edgewright.compilation import assemble
 from edgewright.models import load_model
-from edgewright.recipe import Recipe, resolve
+from edgewright.recipe import Recipe, prior_of, resolve
 from edgewright.search_lab import Lab, counted, make_space
 from edgewright.search_lowering import VariantStore, default_workers
 from edgewright.search_output import TRIED_SCHEMA, Row, SearchResult, write_documents
@@ -133,7 +133,7 @@ def search(
     )
     progress("load")
     loaded = load_model(model, inputs, randomize=randomize)
-    prepared = prepare(loaded, progress)
+    prepared = prepare(loaded, progress, prior=prior_of(chosen))
     return run_search(prepared, halve(prepared.graph, batches, seed), setting)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from compiler.cost.latency_table import LatencyTable
+from compiler.cost.roofline import PRIOR, Roofline
 from compiler.evaluate import evaluate
 from compiler.frontends.torch_export import import_model, import_program
 from compiler.ir.graph import Graph
@@ -93,12 +94,17 @@ class Method:
         return self.stages[-1].graph
 
 
-def prepare(model: LoadedModel, progress: Progress = silent, table: LatencyTable | None = None) -> Prepared:
+def prepare(
+    model: LoadedModel,
+    progress: Progress = silent,
+    table: LatencyTable | None = None,
+    prior: Roofline = PRIOR,
+) -> Prepared:
     """Import, canonicalise and merge a model; `table` prices the merges, or else the prior.
 
     Raises UnsupportedModelError naming the node and the user's line where it cannot be imported.
     """
-    return merged(canonicalise(model, progress=progress), table, progress=progress)
+    return merged(canonicalise(model, progress=progress), table, progress=progress, prior=prior)
 
 
 def canonicalise(model: LoadedModel, method: str = FORWARD, progress: Progress = silent) -> Prepared:
@@ -117,13 +123,17 @@ def merged(
     table: LatencyTable | None = None,
     keep: Collection[str] = (),
     progress: Progress = silent,
+    prior: Roofline = PRIOR,
 ) -> Prepared:
-    """Return a canonical model with its merge stage; sites in `keep` stay as they are."""
+    """Return a canonical model with its merge stage; sites in `keep` stay as they are.
+
+    `prior` prices what `table` does not: a target's own where the target is known.
+    """
     progress("merge")
     stages, attempts = list(source.stages), list(source.attempts)
 
     def run() -> Graph:
-        graph, found = merge(source.graph, table, keep=keep)
+        graph, found = merge(source.graph, table, prior, keep)
         attempts.extend(found)
         return graph
 

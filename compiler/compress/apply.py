@@ -1,6 +1,6 @@
 r"""A plan's lossy decisions, applied to the merged graph: the one function that search and compile share.
 
-    segment:<modules>  precision  int8 | float32
+    segment:<modules>  precision  float32 | int8 | int8_dynamic
 
 Every value's int8 range is read from the float model's own activations, so it does not depend on
 what else is int8. The graph is therefore calibrated once, with all that can be int8, and a partial
@@ -13,6 +13,8 @@ consumer passes through quantise and dequantise exactly where
 and the weights of chosen consumers are int8. `quantised_places` tells which operations the target's
 quantizer quantises at the output and at the inputs. Values that share one scale in the all-int8
 graph (a concatenation and its parts, a pooling and its input) keep sharing it.
+
+`int8_dynamic` reads no batches (`compiler.compress.quantize_dynamic`) and is applied behind `int8`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 import torch
 
 from compiler.compress.quantize import NAMESPACE, Progress, ir_filter, quantize_int8
+from compiler.compress.quantize_dynamic import quantize_dynamic
 from compiler.compress.segments import Segment, segments
 from compiler.errors import UnsupportedModelError, UsageError
 from compiler.export import export_graph
@@ -32,10 +35,9 @@ from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Kind, Node, Operand, Value
 from compiler.ir.verify import verify
 from compiler.plan import Plan
-from compiler.target import Target
+from compiler.target import FLOAT, INT8, INT8_DYNAMIC, Target, refuse_precision
 
 METHOD = "precision"
-FLOAT, INT8 = "float32", "int8"
 
 Quantizers = Callable[[Callable[[Any], bool]], Any]  # `Target.quantizer`
 
@@ -70,30 +72,41 @@ def apply_plan(
         progress: called with (samples done, samples in all) while calibrating.
 
     Raises UsageError for a decision there is no such site, method or option for, and where int8 is
-    asked for without batches; UnsupportedModelError where nothing chosen can be int8.
+    asked for without batches; UnsupportedModelError where nothing chosen can be int8, and for a
+    precision that the target does not have.
     """
-    chosen = int8_nodes(segments(graph) if plan.decisions else (), plan)
-    if not chosen:
-        return graph
-    if not batches:
+    sites = segments(graph) if plan.decisions else ()
+    static, dynamic = (int8_nodes(sites, plan, option) for option in (INT8, INT8_DYNAMIC))
+    for option, nodes in ((INT8, static), (INT8_DYNAMIC, dynamic)):
+        if nodes:
+            refuse_precision(option, target.precisions, target.name)
+    if static and not batches:
         raise UsageError(
             "the plan quantizes, which needs calibration batches: give --calibration data.py:batches"
         )
-    return choose(calibrate(graph, target.quantizer, batches, progress), chosen)
+    if static:
+        graph = choose(calibrate(graph, target.quantizer, batches, progress), static)
+    if dynamic:
+        graph = quantize_dynamic(graph, dynamic, target.quantizer(ir_filter(dynamic), INT8_DYNAMIC))
+    return graph
 
 
-def int8_nodes(sites: Sequence[Segment], plan: Plan) -> frozenset[str]:
-    """Return the nodes of the segments a plan puts in int8; UsageError for an unknown decision."""
+def int8_nodes(sites: Sequence[Segment], plan: Plan, option: str = INT8) -> frozenset[str]:
+    """Return the nodes of the segments a plan puts in int8, or another option.
+
+    Raises UsageError for an unknown decision.
+    """
     members = {segment.site: segment.nodes for segment in sites}
     for d in plan.decisions:
         if d.site not in members:
             raise UsageError(f"the plan names the site {d.site!r}; this model has {', '.join(members)}")
-        if d.method != METHOD or d.option not in (FLOAT, INT8):
+        if d.method != METHOD or d.option not in (FLOAT, INT8, INT8_DYNAMIC):
             raise UsageError(
-                f"the plan decides {d.method} {d.option} at {d.site!r}; accepted: {METHOD} {FLOAT} or {INT8}"
+                f"the plan decides {d.method} {d.option} at {d.site!r}; "
+                f"accepted: {METHOD} {FLOAT}, {INT8} or {INT8_DYNAMIC}"
             )
     empty: frozenset[str] = frozenset()
-    return empty.union(*(members[d.site] for d in plan.decisions if d.option == INT8))
+    return empty.union(*(members[d.site] for d in plan.decisions if d.option == option))
 
 
 def calibrate(

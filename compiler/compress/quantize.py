@@ -55,14 +55,21 @@ def quantize_int8(
     samples = [sample for batch in batches for sample in split(graph, batch)]
     if not samples:
         raise UsageError("calibration needs at least one batch")
+    result = with_quantizer(graph, quantizer, samples, progress)
+    check_done(quantized_nodes(result), frozenset(selected))
+    return result
+
+
+def with_quantizer(
+    graph: Graph, quantizer: Any, samples: Sequence[Sequence[torch.Tensor]], progress: Progress | None = None
+) -> Graph:
+    """Return the graph as PT2E makes it with a quantizer, under its own names; `samples` fit its inputs."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         module = _quantized(graph, quantizer, samples, progress)
         program = _exported(graph, module).run_decompositions({})
     origins = {n.name: n.meta.get("custom", {}).get("ir_node", "") for n in program.graph.nodes}
-    result = restore(import_program(program), graph, origins)
-    _check(quantized_nodes(result), frozenset(selected))
-    return result
+    return restore(import_program(program), graph, origins)
 
 
 def quantized_nodes(graph: Graph) -> frozenset[str]:
@@ -70,12 +77,13 @@ def quantized_nodes(graph: Graph) -> frozenset[str]:
 
     Between the operation and q one activation may stand, which the runtime fuses.
     """
-    return frozenset(n.name for n in graph.ops() if not n.op.startswith(NAMESPACE) and _is_int8(graph, n))
+    return frozenset(n.name for n in graph.ops() if not n.op.startswith(NAMESPACE) and is_static(graph, n))
 
 
-def _is_int8(graph: Graph, node: Node) -> bool:
+def is_static(graph: Graph, node: Node) -> bool:
+    """Tell whether an operation is one of `quantized_nodes`."""
     operands = [value for key, value in node.values() if key != "bias"]
-    if not operands or not all(_kind(graph.producer(v)) == "dequantize" for v in operands):
+    if not operands or not all(_has_range(graph.producer(v)) for v in operands):
         return False
     users = graph.users(node.name)
     if len(users) == 1 and users[0].op in _FUSED:
@@ -83,11 +91,16 @@ def _is_int8(graph: Graph, node: Node) -> bool:
     return bool(users) and all(_kind(user) == "quantize" for user in users)
 
 
+def _has_range(node: Node) -> bool:
+    """Tell whether a value is dequantized by a scale that was fixed beforehand."""
+    return _kind(node) == "dequantize" and not node.op.endswith(".tensor")
+
+
 def _kind(node: Node) -> str:
     return node.op.removeprefix(NAMESPACE).split("_", 1)[0] if node.op.startswith(NAMESPACE) else ""
 
 
-def _check(done: frozenset[str], selected: frozenset[str]) -> None:
+def check_done(done: frozenset[str], selected: frozenset[str]) -> None:
     """Refuse a result in which no selected operation is int8."""
     if not done & selected:
         raise UnsupportedModelError(

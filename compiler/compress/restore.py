@@ -76,10 +76,12 @@ def _name_weight(
         return
     origin = graph.node(weight.node).origin
     dequantize = result.node(value.node)
-    wanted[dequantize.name] = (f"{weight.node}_dq", origin)
+    int8_before = graph.node(weight.node).op == _PER_CHANNEL
+    name = weight.node.removesuffix("_dq") if int8_before else weight.node
+    wanted[dequantize.name] = (f"{name}_dq", origin)
     for key, stored in dequantize.values():
         if key in _STORED:
-            wanted[stored.node] = (f"{weight.node}_{_STORED[key]}", origin)
+            wanted[stored.node] = (f"{name}_{_STORED[key]}", origin)
 
 
 def _quantization(node: Node) -> str:

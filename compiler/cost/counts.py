@@ -15,10 +15,14 @@ FREE = {"aten.reshape.default", "aten.expand.default", "aten.unsqueeze.default",
 
 @dataclass(frozen=True)
 class Counts:
-    """What one call costs: `macs` multiply-accumulates, `bytes` read and written."""
+    """What one call costs: `macs` multiply-accumulates, `bytes` read and written.
+
+    `taps` are those of a depthwise convolution's kernel, 0 for another operation.
+    """
 
     macs: float
     bytes: float
+    taps: int = 0
 
 
 def counts(
@@ -36,7 +40,7 @@ def counts(
     size = sum(map(math.prod, outputs))
     name = op.split(".")[1]
     if name.startswith("conv") or name == "linear":
-        return Counts(size * math.prod(inputs[1][1:]), moved * itemsize)
+        return Counts(size * math.prod(inputs[1][1:]), moved * itemsize, _depthwise_taps(name, inputs))
     if name in ("mm", "bmm", "matmul", "addmm"):
         return Counts(size * inputs[-2][-1], moved * itemsize)
     if name == "scaled_dot_product_attention":
@@ -48,6 +52,13 @@ def counts(
     if name == "batch_norm":
         return Counts(2 * size, 2 * moved * itemsize)
     return Counts(max(size, math.prod(inputs[0]) if inputs else 0), moved * itemsize)
+
+
+def _depthwise_taps(name: str, inputs: Sequence[tuple[int, ...]]) -> int:
+    data, weight = inputs[:2]
+    convolves = name.startswith("conv") and not name.startswith("conv_transpose")
+    depthwise = convolves and len(data) == len(weight) and weight[1] == 1 < weight[0] == data[1]
+    return math.prod(weight[2:]) if depthwise else 0
 
 
 def node_counts(graph: Graph, node: Node) -> Counts:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from compiler.cost.counts import node_counts
 from compiler.ir.graph import Value
 from compiler.merge.attempt import Refusal
 from compiler.merge.price import Price
@@ -66,7 +67,8 @@ def starts(regions: Regions, chain: list[Value], j: int) -> Iterator[int]:
 def _settled(regions: Regions, exit_: Value) -> bool:
     """Tell whether an operation on its own is in its only form already, as far as the prior can tell."""
     node = regions.graph.node(exit_.node)
-    return not regions.splits and node.op.startswith(("aten.conv", "aten.linear"))
+    known = node.op.startswith(("aten.conv", "aten.linear")) and not regions.judged
+    return known and not regions.price.prior.lacks(node_counts(regions.graph, node))
 
 
 def emitted_pieces(pieces: list[Piece] | tuple[Piece, ...]) -> Iterator[Piece]:

@@ -39,14 +39,15 @@ class Regions:
         """Find the affine structure of a graph; sites in `keep` stay as they are.
 
         With `certain`, only what needs no price is emitted: fewer operations, no more arithmetic, no more
-        bytes. With `splits`, or a table that can judge them, sums of smaller convolutions are candidates.
+        bytes. With `splits`, or prices that can judge them, sums of smaller convolutions are candidates.
         """
         self.graph = graph
         self.price = Price(graph, prior)
         self.measured = Price(graph, prior, table) if table is not None else None
         self.keep = keep
         self.certain = certain
-        self.splits = splits or table is not None
+        self.judged = splits or table is not None
+        self.splits = self.judged or prior.depthwise_taps is not None
         self.affine: Affine = affine_structure(graph)
         self._forms: dict[tuple[Value, int, bool], dict[Value, Form | Refusal]] = {}
         self._programs: dict[Pair, list[Program] | Refusal] = {}

@@ -8,6 +8,10 @@ annotation on a node that was not selected is taken back, so that the node stays
 One pattern is added: a convolution or linear followed by a clamp (relu6). The stock quantizer
 rounds twice, before and behind the clamp, on the wide range before it; XNNPACK's kernel clamps
 while it stores, so one rounding on the clamped range is both finer and faster.
+
+Dynamic int8 writes the choice of scale, the quantize and the dequantize of the activation in front of
+what XNNPACK has such kernels of: linears and two-dimensional convolutions of one group. The stock
+annotators leave out those with a relu behind them.
 """
 
 from __future__ import annotations
@@ -20,10 +24,11 @@ import torch
 from targets.quiet import quiet
 
 _CLAMP = torch.ops.aten.hardtanh.default
+_DYNAMIC = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 _WEIGHTED = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 
 
-def quantizer(selected: Callable[[Any], bool]) -> Any:
+def quantizer(selected: Callable[[Any], bool], dynamic: bool) -> Any:
     """Return an XNNPACKQuantizer, int8 per channel, that annotates only selected FX operations."""
     with quiet():
         from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
@@ -34,17 +39,21 @@ def quantizer(selected: Callable[[Any], bool]) -> Any:
         from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
         from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
+        from targets.quantizer import grouped, with_fine_scales
+
     def chosen(node: Any) -> bool:
         # The SDK asks for weights too, as members of a pattern; they go with their operation.
         return node.op != "call_function" or selected(node)
 
-    config = get_symmetric_quantization_config(is_per_channel=True)
+    config = with_fine_scales(get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic))
 
     class Selective(XNNPACKQuantizer):  # type: ignore[misc]
         """XNNPACKQuantizer that fuses clamps and leaves what was not selected alone."""
 
         def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
             """Annotate the selected patterns, then what shares their scale."""
+            if dynamic:
+                return self._annotate_dynamic(model)
             for node in model.graph.nodes:
                 if _clamps(node) and chosen(node) and chosen(node.args[0]):
                     self._annotate_clamped(node.args[0], node)
@@ -52,6 +61,13 @@ def quantizer(selected: Callable[[Any], bool]) -> Any:
             self._withdraw(model)
             propagate_annotation(model)
             self._withdraw(model)
+            return model
+
+        def _annotate_dynamic(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
+            for node in model.graph.nodes:
+                if chosen(node) and _is_weighted(node, _DYNAMIC) and not grouped(node):
+                    inputs = {node.args[0]: config.input_activation, node.args[1]: config.weight}
+                    node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(inputs, _annotated=True)
             return model
 
         def _annotate_clamped(self, node: Any, clamp: Any) -> None:
@@ -72,6 +88,11 @@ def quantizer(selected: Callable[[Any], bool]) -> Any:
     made.set_global(config)
     made.set_filter_function(chosen)
     return made
+
+
+def _is_weighted(node: Any, kinds: tuple[Any, ...]) -> bool:
+    """Tell whether a node is of one of the kinds, with a stored weight."""
+    return node.op == "call_function" and node.target in kinds and node.args[1].op == "get_attr"
 
 
 def _clamps(node: Any) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.records import Artifact, RunSpec
+from compiler.target import FLOAT, INT8, INT8_DYNAMIC, refuse_precision
 from targets.sdk import missing, versions
 from targets.serving import served
 
@@ -30,6 +31,8 @@ class LiteRT:
 
     name: str = "litert"
     folds_at_load: bool = False
+    depthwise_taps: int | None = None
+    precisions: tuple[str, ...] = (FLOAT, INT8, INT8_DYNAMIC)
 
     def installed(self) -> str | None:
         """Return None when the SDK can be imported, else what to install."""
@@ -62,11 +65,12 @@ class LiteRT:
         """Return what to push and start on a device to run a method with the profile's threads."""
         return served(artifact, profile, Path(__file__).parent / "runner.py", (PROGRAM,), method)
 
-    def quantizer(self, selected: Callable[[Any], bool]) -> Any:
+    def quantizer(self, selected: Callable[[Any], bool], precision: str = INT8) -> Any:
         """Return the converter's PT2E quantizer, int8 per channel, that annotates only selected FX nodes."""
         from targets.litert.quantizer import quantizer
 
-        return quantizer(selected)
+        refuse_precision(precision, self.precisions, self.name)
+        return quantizer(selected, precision == INT8_DYNAMIC)
 
 
 TARGET: Target = LiteRT()

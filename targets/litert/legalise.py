@@ -2,7 +2,8 @@ r"""Rewrites a graph into equal operations that the converter takes, before it s
 
 - An int8 weight read back by a dequantize, :math:`s (q - z)`, becomes the float weight with a quantize
   and a dequantize behind it: the converter knows a kernel's int8 weight by that pair, and stores it
-  as :math:`q` again. The float weight is a point of the grid, so that the pair gives it back.
+  as :math:`q` again. The float weight is a point of the grid, so that the pair gives it back. Where
+  the input stays float there is no such pair: `targets.litert.dynamic` writes the codes into the file.
 - BatchNorm becomes :math:`s x + t`, and `repeat` concatenations: where litert-torch 0.10 moves channels
   behind, it leaves a `repeat` counting in the old order.
 - A transposed convolution with groups or padding becomes one for each group without padding, cropped:
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from compiler.compress.quantize_dynamic import is_dynamic
 from compiler.evaluate import run_node
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, Value
@@ -37,6 +39,8 @@ def stored_weight(editor: Editor, node: Node) -> Sequence[Value]:
         return ()
     run_node(node, values, {})
     weight = editor.constant(values[node.value], f"{node.name}_float", node.origin, before=node.name)
+    if all(is_dynamic(graph, reader) for reader in graph.users(node.name)):
+        return (weight,)
     kind = node.op.removeprefix(QUANTIZED + "de")
     operands = {key: v for key, v in node.operands if key not in ("input", "out_dtype")} | {"input": weight}
     stored_type, name = graph.type_of(stored), f"{node.name}_q"

@@ -22,6 +22,7 @@ from targets.failure import as_unsupported
 from targets.litert import PROGRAM
 from targets.litert.capability import unsupported
 from targets.litert.delegation import delegation, shared_bytes
+from targets.litert.dynamic import dynamic_weights, with_codes
 from targets.litert.legalise import QUANTIZED, legalise
 from targets.litert.origins import TracedGraph
 from targets.plain import flat, refuse_large, refuse_state
@@ -48,6 +49,8 @@ def lower(methods: Mapping[str, Graph], folder: Path) -> Lowered:
     seconds: dict[str, float] = {}
     with timed(seconds, "convert"), quiet_native():
         model = convert({name: flat(legalise(graph)) for name, graph in methods.items()})
+        if weights := {key: w for graph in methods.values() for key, w in dynamic_weights(graph).items()}:
+            model = with_codes(model, weights)
     with timed(seconds, "load"), quiet_native():
         facts = delegation(model, methods)
     stored = {n: {**facts["methods"][n], "constant_bytes": constant_bytes([g])} for n, g in methods.items()}

@@ -1,4 +1,4 @@
-"""ONNX Runtime with its CPU provider: phones, boards and the host, float32 and float16.
+"""ONNX Runtime with its CPU provider: phones, boards and the host, float32, float16 and int8.
 
 Importing this package loads no SDK; asking what is supported, lowering and reading versions do.
 """
@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compiler.errors import UnsupportedModelError
 from compiler.records import Artifact, RunSpec
-from compiler.target import only_method
+from compiler.target import FLOAT, INT8, only_method, refuse_precision
 from targets.sdk import missing, versions
 from targets.serving import served
 
@@ -31,6 +30,8 @@ class OnnxRuntime:
 
     name: str = "onnxruntime"
     folds_at_load: bool = True
+    depthwise_taps: int | None = None
+    precisions: tuple[str, ...] = (FLOAT, INT8)
 
     def installed(self) -> str | None:
         """Return None when the SDK can be imported, else what to install."""
@@ -64,12 +65,12 @@ class OnnxRuntime:
         """Return what to push and start on a device to run the program with the profile's threads."""
         return served(artifact, profile, Path(__file__).parent / "runner.py", (PROGRAM,), method)
 
-    def quantizer(self, selected: Callable[[Any], bool]) -> Any:
-        """Raise UnsupportedModelError: int8 for this runtime is not written yet."""
-        raise UnsupportedModelError(
-            "the target 'onnxruntime' cannot quantize yet: keep every precision float32 in the plan, "
-            "or compile for a target with int8, such as 'executorch'"
-        )
+    def quantizer(self, selected: Callable[[Any], bool], precision: str = INT8) -> Any:
+        """Return our own PT2E quantizer, int8 per channel, that annotates only selected FX nodes."""
+        from targets.quantizer import SelectiveQuantizer
+
+        refuse_precision(precision, self.precisions, self.name)
+        return SelectiveQuantizer(selected)
 
 
 TARGET: Target = OnnxRuntime()

@@ -20,6 +20,8 @@ from targets.failure import as_unsupported
 from targets.onnx_file import onnx_bytes, origins
 from targets.onnxruntime import PROGRAM
 from targets.onnxruntime.capability import unsupported
+from targets.onnxruntime.legalise import legalise
+from targets.onnxruntime.own_constants import with_own_constants
 from targets.plain import refuse_large, refuse_state, tensors_only
 from targets.quiet import quiet
 from targets.serving import write
@@ -27,6 +29,7 @@ from targets.stopwatch import rounded, timed
 
 LARGEST = 2**31 - 1  # bytes of one protobuf message
 SILENT = 4  # severity: fatal
+EXACT_INT8 = ("session.x64quantprecision", "1")  # as the runner says
 
 
 def failing(doing: str, graph: Graph, program: ExportedProgram) -> AbstractContextManager[None]:
@@ -46,9 +49,9 @@ def lower(graph: Graph, method: str, folder: Path) -> Lowered:
     refuse_large(graph, LARGEST, "one ONNX file")
     seconds: dict[str, float] = {}
     with timed(seconds, "export"):
-        program = export_graph(tensors_only(graph))
+        program = export_graph(tensors_only(legalise(graph)))
     with timed(seconds, "translate"), quiet(), failing("translating to ONNX", graph, program):
-        model = onnx_bytes(program)
+        model = with_own_constants(onnx_bytes(program))
     with timed(seconds, "optimise"), failing("loading the model", graph, program):
         operations = optimised_operations(model)
     files = write(folder, PROGRAM, model, {method: graph}, origins=origins(model, program))
@@ -66,6 +69,7 @@ def optimised_operations(model: bytes) -> dict[str, int]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
     options.intra_op_num_threads = 1
+    options.add_session_config_entry(*EXACT_INT8)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         path = Path(folder) / PROGRAM
         options.optimized_model_filepath = str(path)

@@ -19,6 +19,7 @@ from compiler.cost.kernel import TensorSpec, kernel_call, kernel_of
 from compiler.device import BenchmarkProtocol, DeviceProfile
 from compiler.errors import DeviceError, UnstableMeasurementError, UnsupportedModelError, UsageError
 from compiler.ir.graph import Graph
+from compiler.merge import open_choices
 from compiler.records import DeviceState, RunSpec
 from compiler.target import Lowered
 from devices.database import MeasurementDatabase
@@ -57,6 +58,7 @@ class Paper:
     refused: list[str] = field(default_factory=list)
     name: str = "paper"
     folds_at_load: bool = False
+    depthwise_taps: int | None = None
 
     def installed(self):
         return None
@@ -352,7 +354,7 @@ def test_an_unknown_profile_is_refused() -> None:
 @pytest.fixture
 def command(resolved, models, tmp_path, monkeypatch, capsys):
     """`edgewright calibrate` on the user's net, every convolution an open choice."""
-    monkeypatch.setattr(calibration, "_open_kernels", convolutions)
+    monkeypatch.setattr(open_choices, "open_kernels", lambda graph, table, prior: convolutions(graph, table))
     monkeypatch.setenv("NO_COLOR", "1")
 
     def call(*options):

@@ -30,6 +30,8 @@ class TorchTarget:
 
     name = "executorch"  # the name the host profile knows
     folds_at_load = False
+    depthwise_taps = None
+    precisions = ("float32", "int8")
     error = 0.0
 
     def installed(self):

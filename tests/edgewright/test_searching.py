@@ -78,6 +78,8 @@ class Paper:
     stop_at: int | None = None
     name: str = "paper"
     folds_at_load: bool = False
+    depthwise_taps: int | None = None
+    precisions: tuple[str, ...] = ("float32", "int8")
 
     def installed(self):
         return None

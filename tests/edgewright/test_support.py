@@ -19,7 +19,7 @@ class Counted(nn.Module):
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv, self.norm, self.counted = nn.Conv2d(3, 4, 3), nn.LayerNorm(6), Counted()
+        self.conv, self.norm, self.counted = nn.Conv2d(3, 4, 3), nn.LayerNorm((6, 6)), Counted()
     def forward(self, x):
         y = self.norm(self.conv(x))
         return self.counted(y), torch.linalg.inv(y[0, 0, :4, :4])

@@ -148,6 +148,8 @@ class TorchTarget:
 
     name = "executorch"
     folds_at_load = False
+    depthwise_taps = None
+    precisions = ("float32", "int8")
     wrong = ""
     extra = 100
 

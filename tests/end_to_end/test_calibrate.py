@@ -7,10 +7,10 @@ import json
 import pytest
 
 from compiler.cost.kernel import kernel_of, parse_kernel
+from compiler.merge import open_choices
 from devices import open_device
 from devices.database import MeasurementDatabase
 from devices.latency import CHAINS, chain_label
-from edgewright import calibration
 from edgewright.cli import main
 from edgewright.kernel_programs import Bench, chain_candidates, kernel_candidate
 from edgewright.latency import load_table
@@ -69,10 +69,10 @@ def files(tmp_path_factory):
 def command(files, capsys, monkeypatch):
     """`edgewright calibrate` as if three operations of the net were open choices."""
 
-    def choose(graph, table):
+    def choose(graph, table, prior):
         return tuple(kernel_of(graph, n) for n in graph.ops() if n.op in OPEN)
 
-    monkeypatch.setattr(calibration, "_open_kernels", choose)
+    monkeypatch.setattr(open_choices, "open_kernels", choose)
 
     def call():
         capsys.readouterr()

@@ -4,9 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from compiler.compress.quantize import ir_filter, quantize_int8
 from compiler.errors import UnsupportedModelError
-from compiler.evaluate import evaluate
 from compiler.frontends.torch_export import import_model
 from targets import get_target, list_targets
 
@@ -188,20 +186,6 @@ def test_a_state_is_kept_between_calls(target, lower, imports):
     lowered = lower(target, imports(Counter(), torch.ones(3)))
     once, twice = lowered.infer(x)[0], lowered.infer(x, before=[lowered.asks(x)])[0]
     assert torch.allclose(twice - once, 2 * x)
-
-
-@each_target(
-    onnxruntime=pytest.mark.notimpl("int8 for this runtime is not written", raises=UnsupportedModelError),
-    tvm=pytest.mark.notimpl("int8 for this runtime is not written", raises=UnsupportedModelError),
-)
-def test_int8_runs_as_its_graph_says(target, lower, imports):
-    x = torch.randn(2, 4, 8, 8)
-    graph = imports(nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1)), x)
-    names = frozenset(n.name for n in graph.ops())
-    quantized = quantize_int8(graph, names, target.quantizer(ir_filter(names)), [(x,)])
-    assert any(c.tensor.dtype is torch.int8 for c in quantized.constants.values())
-    expected, got = evaluate(quantized, [x])[0], lower(target, quantized).infer(x)[0]
-    assert (got - expected).abs().max() < 0.02 * expected.abs().max()
 
 
 def test_executing_again_does_not_change_the_outputs(target, lower, imports):

@@ -6,14 +6,17 @@ import json
 import numpy as np
 import pytest
 import torch
+from ai_edge_litert.interpreter import Interpreter
 from torch import nn
 
 import edgewright
 from compiler.compress.quantize import ir_filter, quantize_int8
+from compiler.compress.quantize_dynamic import quantize_dynamic
 from compiler.errors import UnsupportedModelError
 from compiler.evaluate import evaluate
 from compiler.ir.constants import constant_bytes
 from compiler.plan import Decision, Plan
+from compiler.target import INT8_DYNAMIC
 from targets import get_target
 from targets.litert import lower as lowering
 from targets.litert.legalise import legalise
@@ -81,6 +84,22 @@ def test_only_selected_nodes_are_quantized(imports):
     convolutions = [n.name for n in graph.ops() if "conv2d" in n.op]
     quantized = quantize_int8(graph, convolutions[1:], TARGET.quantizer(ir_filter(convolutions[1:])), [(x,)])
     assert [c.tensor.dtype for c in quantized.constants.values()].count(torch.int8) == 1
+
+
+@pytest.mark.parametrize("chosen", [{"conv2d"}, {"conv2d_1"}, {"conv2d", "conv2d_1"}])
+def test_dynamic_weights_of_the_file_are_those_of_the_graph(chosen, imports, lower):
+    x = torch.randn(2, 4, 8, 8)
+    graph = imports(nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)), x)
+    quantized = quantize_dynamic(graph, chosen, TARGET.quantizer(ir_filter(chosen), INT8_DYNAMIC))
+    lowered = lower(TARGET, quantized)
+    interpreter = Interpreter(model_path=str(lowered.folder / "model.tflite"))
+    stored = [t for t in interpreter.get_tensor_details() if t["dtype"] is np.int8]
+    expected = [c.tensor for c in quantized.constants.values() if c.tensor.dtype is torch.int8]
+    assert len(stored) == len(expected) == len(chosen) and not lowered.report["outside"]
+    for codes in expected:
+        [tensor] = [t for t in stored if t["shape"][0] == len(codes)]
+        read = torch.from_numpy(interpreter.get_tensor(tensor["index"]))
+        assert torch.equal(read, codes.movedim(1, -1))
 
 
 def test_legalising_keeps_what_an_int8_graph_computes(imports):

@@ -5,17 +5,22 @@ import functools
 import logging
 import warnings
 
+import onnx
 import pytest
 import torch
 from torch import nn
 
 import edgewright
+from compiler.compress.quantize import ir_filter, quantize_int8
 from compiler.errors import UnsupportedModelError
+from compiler.evaluate import evaluate
+from compiler.ir.edit import Editor
 from compiler.plan import Decision, Plan
 from edgewright.cli import main
 from profiles import load_profile
 from targets import get_target
 from targets.onnxruntime import lower as lowering
+from targets.onnxruntime.legalise import legalise
 from targets.quiet import quiet
 from tests.targets.functions import CASES, X, imported
 
@@ -158,6 +163,96 @@ class Net(nn.Module):
         return self.conv(x).relu()
 
 
+class Integer(nn.Module):
+    """A relu6, a depthwise convolution, a residual sum, a concatenation, pools, a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.depth = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = nn.functional.relu6(self.stem(x))
+        y = (x + self.depth(x)).relu()
+        z = nn.functional.max_pool2d(torch.cat([x, y], 1), 2)
+        return self.head(nn.functional.avg_pool2d(z, 2).mean((2, 3)))
+
+
+def quantized(graph, x):
+    names = frozenset(n.name for n in graph.ops())
+    return quantize_int8(graph, names, TARGET.quantizer(ir_filter(names)), [(x,)])
+
+
+def test_an_int8_program_runs_on_integer_kernels_alone(imports, lower):
+    x = torch.randn(1, 3, 16, 16) + 0.5
+    graph = imports(Integer(), x)
+    lowered = lower(TARGET, int8 := quantized(graph, x))
+    kinds = {kind.removeprefix("com.microsoft.") for kind in lowered.report["operations"]}
+    integer = {"QLinearConv", "QLinearAdd", "QLinearConcat", "QLinearAveragePool", "QGemm", "NhwcMaxPool"}
+    assert integer <= kinds <= integer | {"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape"}
+    expected = evaluate(int8, [x])[0]
+    step = float(expected.max() - expected.min()) / 255
+    assert float((lowered.infer(x)[0] - expected).abs().max()) < 1.5 * step
+
+
+def test_int8_weights_are_stored_as_int8_with_an_axis(imports, lower):
+    x = torch.randn(1, 3, 16, 16)
+    lowered = lower(TARGET, int8 := quantized(imports(Integer(), x), x))
+    model = onnx.load(str(lowered.folder / "model.onnx")).graph
+    stored = {t.name for t in model.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1}
+    read = [n for n in model.node if n.op_type == "DequantizeLinear" and n.input[0] in stored]
+    axes = [a.i for n in read for a in n.attribute if a.name == "axis"]
+    assert len(stored) == sum(c.tensor.dtype is torch.int8 for c in int8.constants.values()) == 3
+    assert axes == [0, 0, 0]
+
+
+def test_sums_of_large_products_do_not_saturate(imports, lower):
+    linear = nn.Linear(256, 8, bias=False)
+    nn.init.constant_(linear.weight, 1.0)
+    linear.weight.data[:, ::2] *= 0.99
+    x = torch.full((2, 256), 3.0) - torch.rand(2, 256) / 8
+    lowered = lower(TARGET, int8 := quantized(imports(linear, x), x))
+    expected = evaluate(int8, [x])[0]
+    assert float((lowered.infer(x)[0] - expected).abs().max()) < 0.01 * float(expected.max())
+
+
+def test_a_weight_that_two_layers_share_is_int8_in_both(imports, lower):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(self.conv(x).relu())
+
+    x = torch.randn(1, 4, 8, 8)
+    lowered = lower(TARGET, int8 := quantized(imports(Twice(), x), x))
+    assert lowered.report["operations"]["com.microsoft.QLinearConv"] == 2
+    expected = evaluate(int8, [x])[0]
+    assert float((lowered.infer(x)[0] - expected).abs().max()) < 0.02 * float(expected.abs().max())
+
+
+def test_a_clamp_that_rounding_does_not_repeat_stays(imports):
+    class Narrow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return nn.functional.hardtanh(self.conv(x), -0.25, 0.25)
+
+    x = torch.randn(1, 3, 8, 8)
+    int8 = quantized(imports(Narrow(), x), x)
+    assert torch.equal(evaluate(legalise(int8), [x])[0], evaluate(int8, [x])[0])
+    assert not any(n.op == "aten.hardtanh.default" for n in legalise(int8).ops())
+    [quantize] = int8.users("hardtanh")
+    editor = Editor(int8)
+    wide = tuple((k, 4 * v if k == "scale" else v) for k, v in quantize.operands)
+    editor.update(dataclasses.replace(quantize, operands=wide))
+    wider = editor.finish()
+    assert any(n.op == "aten.hardtanh.default" for n in legalise(wider).ops())
+
+
 @pytest.fixture
 def profile():
     return dataclasses.replace(load_profile("host"), targets=("onnxruntime",))
@@ -186,25 +281,24 @@ def test_a_compile_is_verified_in_the_runtime(profile, tmp_path):
     ]
 
 
-def test_a_plan_that_quantizes_is_refused(profile, tmp_path):
+def test_a_plan_that_quantizes_is_compiled_and_verified(profile, tmp_path):
     plan, x = Plan((Decision("segment:conv", "precision", "int8"),)), torch.randn(1, 3, 8, 8)
-    with pytest.raises(UnsupportedModelError, match="'onnxruntime' cannot quantize yet"):
-        edgewright.compile(
-            Net().eval(), profile, plan=plan, inputs=x, out=tmp_path / "out", calibration=[(x,)]
-        )
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    artifact = edgewright.compile(Net().eval(), profile, plan=plan, inputs=x, out=out, calibration=[(x,)])
+    assert artifact.manifest["verification"]["passed"]
+    assert "int8" in (artifact.folder / "graph_forward.txt").read_text()
 
 
-def test_the_command_line_ends_with_3_on_a_plan_that_quantizes(tmp_path, capsys):
+def test_the_command_line_ends_with_3_on_a_precision_there_is_not(tmp_path, capsys):
     (tmp_path / "net.py").write_text(
         "import torch\nfrom torch import nn\n"
         "def net():\n    return nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), (torch.randn(1, 3, 8, 8),)\n"
         "def batches():\n    return [(torch.randn(1, 3, 8, 8),)]\n"
     )
-    (tmp_path / "plan.txt").write_text("# edgewright plan 1\nsegment:0 precision int8\n")
+    (tmp_path / "plan.txt").write_text("# edgewright plan 1\nsegment:0 precision int8_dynamic\n")
     model, out = f"{tmp_path / 'net.py'}:net", tmp_path / "out"
     options = ["--plan", str(tmp_path / "plan.txt"), "--calibration", f"{tmp_path / 'net.py'}:batches"]
     code = main(
         ["compile", model, "--profile", "host", "--target", "onnxruntime", "--out", str(out), *options]
     )
-    assert code == 3 and "cannot quantize yet" in capsys.readouterr().err and not out.exists()
+    assert code == 3 and "it has float32, int8" in capsys.readouterr().err and not out.exists()

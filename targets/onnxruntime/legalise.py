@@ -1,0 +1,65 @@
+r"""Rewrites an int8 graph into equal operations that the runtime fuses into integer kernels.
+
+The runtime looks for dequantize, operation, quantize, with nothing in between.
+
+- A clamp before a quantize goes where the quantize clamps as closely: with
+  :math:`q(x) = \mathrm{clamp}(\mathrm{round}(x/s) + z, q_0, q_1)`, which is monotonic, and a clamp to
+  :math:`[a, b]`, where :math:`q(a) = q_0` and :math:`q(b) = q_1`.
+- A mean over all positions of an image becomes an average pooling and a reshape.
+
+A float graph has no quantize, and stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from compiler.ir.edit import Editor
+from compiler.ir.graph import Graph, Node, Value
+from targets.rewriting import Maker, Rule, rewrite
+
+QUANTIZE = "quantized_decomposed.quantize_per_tensor.default"
+DEQUANTIZE = "quantized_decomposed.dequantize_per_tensor.default"
+
+
+def legalise(graph: Graph) -> Graph:
+    """Return an equal graph in the form the runtime fuses; the same graph where no rule applies."""
+    return rewrite(graph, RULES)
+
+
+def clamp(editor: Editor, node: Node) -> Sequence[Value]:
+    """Drop a clamp that every reader, a quantize, makes again."""
+    relu = node.op == "aten.relu.default"
+    low, high = (0.0, None) if relu else (node.operand("min_val"), node.operand("max_val"))
+    readers = editor.graph.users(node.name)
+    if not readers or not all(r.op == QUANTIZE and _saturates(r, low, high) for r in readers):
+        return ()
+    return (node.operand("self"),)
+
+
+def _saturates(quantize: Node, low: float, high: float | None) -> bool:
+    """Tell whether a quantize writes its least code for `low` and its greatest for `high`."""
+    scale, zero = quantize.operand("scale"), quantize.operand("zero_point")
+    least, greatest = quantize.operand("quant_min"), quantize.operand("quant_max")
+    return round(low / scale) + zero <= least and (high is None or round(high / scale) + zero >= greatest)
+
+
+def mean(editor: Editor, node: Node) -> Sequence[Value]:
+    """Write the mean over the positions of a dequantized image as a pooling."""
+    graph, x = editor.graph, node.operand("self")
+    type_, dims = graph.type_of(x), node.operand("dim")
+    spatial = (
+        type_.rank == 4 and node.operand("dtype") is None and sorted(d % 4 for d in dims or ()) == [2, 3]
+    )
+    if not spatial or not type_.static or graph.producer(x).op != DEQUANTIZE:
+        return ()
+    make, (n, c, *size) = Maker(editor, node), type_.shape
+    pooled = make.op("aten.avg_pool2d.default", (x, tuple(size)), shape=(n, c, 1, 1))
+    return (pooled if node.operand("keepdim") else make.op("aten.reshape.default", (pooled, (n, c))),)
+
+
+RULES: Mapping[str, Rule] = {
+    "aten.relu.default": clamp,
+    "aten.hardtanh.default": clamp,
+    "aten.mean.dim": mean,
+}

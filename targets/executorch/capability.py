@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from compiler.ir.graph import Node
+from targets.executorch.forms.norms import over_last
 
 Constraint = Callable[[Node], str | None]
 
@@ -66,6 +67,13 @@ def overlapping(node: Node) -> str | None:
     window = node.operand("kernel_size")
     stride = node.operand("stride") or window
     return None if all(s <= k for s, k in zip(stride, window, strict=True)) else "a stride above the window"
+
+
+def last_axis(node: Node) -> str | None:
+    """LayerNorm over the last axis, which legalisation rewrites."""
+    if over_last(node) is None:
+        return "XNNPACK has no layer norm over several axes; the portable kernel runs it"
+    return None if node.type.rank <= 3 else static(node)
 
 
 def last_dim(node: Node) -> str | None:
@@ -126,6 +134,7 @@ SUPPORTED: Mapping[str, tuple[Constraint, ...]] = {
     "aten.bmm.default": (),
     "aten.matmul.default": (static,),
     "aten.batch_norm.default": (whole_batch,),
+    "aten.layer_norm.default": (last_axis,),
     "aten.scaled_dot_product_attention.default": (static,),
     "aten.adaptive_avg_pool2d.default": (global_pool,),
     "aten.avg_pool2d.default": (plain_pool,),
@@ -189,7 +198,6 @@ SUPPORTED: Mapping[str, tuple[Constraint, ...]] = {
 }
 
 KNOWN_GAPS: Mapping[str, str] = {
-    "aten.layer_norm.default": "XNNPACK has no layer norm; the portable kernel runs it",
     "aten.native_layer_norm.default": "XNNPACK has no layer norm; the portable kernel runs it",
     "aten.group_norm.default": "XNNPACK has no group norm; the portable kernel runs it",
     "aten.elu.default": "the partitioner of ExecuTorch 1.4.1 leaves elu out",

@@ -9,7 +9,7 @@ them by their hash.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,10 @@ from targets.stopwatch import rounded, timed
 QUANTIZED = "quantized_decomposed"
 
 
-def lower(methods: Mapping[str, Graph], folder: Path) -> Lowered:
+def lower(methods: Mapping[str, Graph], folder: Path, without: Collection[str] = ()) -> Lowered:
     """Write `model.pte` and `io.json` for a program of these methods into `folder`.
+
+    `without` names forms of `targets.executorch.legalise` that are left out, to measure what they buy.
 
     The report holds `delegates`, `delegated_ops`, `outside_ops` in all, `outside` (ops left to
     portable kernels, each with count, method, IR nodes and modules), the same numbers and
@@ -42,7 +44,7 @@ def lower(methods: Mapping[str, Graph], folder: Path) -> Lowered:
     """
     seconds: dict[str, float] = {}
     with timed(seconds, "export"):
-        legal = {name: legalise(graph) for name, graph in methods.items()}
+        legal = {name: legalise(graph, without) for name, graph in methods.items()}
         programs = {name: export_graph(graph) for name, graph in legal.items()}
     buffer, facts = lower_programs(programs, methods, seconds)
     files = write(folder, PROGRAM, buffer, methods, kernels=facts["kernels"])

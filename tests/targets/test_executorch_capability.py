@@ -30,10 +30,11 @@ TAKEN = {
     ),
     "pieces": lambda m, x: [p + 1 for p in x.unbind(0)] + [x.select(1, 2).unsqueeze(0).squeeze(0) + 1],
     "norm": lambda m, x: m.norm(x),
+    "layer norm": lambda m, x: f.layer_norm(x, (8,)),
     "attention": lambda m, x: f.scaled_dot_product_attention(x, x, x),
 }
 LEFT = {
-    "layer norm": lambda m, x: f.layer_norm(x, (8,)),
+    "a norm over a plane": lambda m, x: f.layer_norm(x, x.shape[2:]),
     "softmax over channels": lambda m, x: x.softmax(1),
     "a cube": lambda m, x: x.pow(3),
     "a step": lambda m, x: x[..., ::2] + 1,

@@ -1,0 +1,50 @@
+"""Arithmetic with numbers, and activations made of it, in floats.
+
+The SDK converts integers beside a floating tensor at run time, outside the delegate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+
+from compiler.ir.edit import Editor
+from compiler.ir.graph import Node, Value
+from targets.rewriting import Maker
+
+
+def number(editor: Editor, node: Node) -> Sequence[Value]:
+    """Write an integer beside a floating tensor as a float."""
+    other = node.operand("other")
+    if isinstance(other, int) and node.type.dtype.is_floating_point:
+        operands = tuple((key, float(other) if key == "other" else value) for key, value in node.operands)
+        editor.update(dataclasses.replace(node, operands=operands))
+    return ()
+
+
+def subtract_from(editor: Editor, node: Node) -> Sequence[Value]:
+    """Write `c - x` with a floating constant."""
+    if node.operand("alpha") != 1 or not node.type.dtype.is_floating_point:
+        return ()
+    make = Maker(editor, node)
+    minuend = make.constant(torch.tensor(float(node.operand("other"))), "minuend")
+    return (make.op("aten.sub.Tensor", (minuend, node.operand("self"))),)
+
+
+def reciprocal(editor: Editor, node: Node) -> Sequence[Value]:
+    """Write `1 / x` as a division."""
+    if not node.type.dtype.is_floating_point:
+        return ()
+    make = Maker(editor, node)
+    return (make.op("aten.div.Tensor", (make.constant(torch.tensor(1.0), "one"), node.operand("self"))),)
+
+
+def hardsigmoid(editor: Editor, node: Node) -> Sequence[Value]:
+    """Write `clamp(x + 3, 0, 6) / 6` with floating constants; the stock one converts integers at run time."""
+    make = Maker(editor, node)
+    three, sixth = make.constant(torch.tensor(3.0), "three"), make.constant(torch.tensor(1 / 6), "sixth")
+    moved = make.op("aten.add.Tensor", (node.operand("self"), three))
+    clamped = make.op("aten.hardtanh.default", (moved, 0.0, 6.0))
+    return (make.op("aten.mul.Tensor", (clamped, sixth)),)

@@ -1,0 +1,55 @@
+"""Views as slices of one and reshapes, which the delegate takes and which cost nothing outside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from compiler.ir.edit import Editor
+from compiler.ir.graph import Node, TensorType, Value
+from targets.rewriting import Maker
+
+DEQUANTIZE = frozenset(f"quantized_decomposed.dequantize_per_tensor.{name}" for name in ("default", "tensor"))
+
+
+def unbind(editor: Editor, node: Node) -> Sequence[Value]:
+    """Take each slice of one and reshape it."""
+    type_ = editor.graph.type_of(node.operand("self"))
+    dim = node.operand("dim") % type_.rank
+    return [_taken(editor, node, type_, dim, i) for i in range(len(node.types))] if type_.static else ()
+
+
+def select(editor: Editor, node: Node) -> Sequence[Value]:
+    """Take the slice of one at the index and reshape it."""
+    type_ = editor.graph.type_of(node.operand("self"))
+    dim, index = node.operand("dim") % type_.rank, node.operand("index")
+    if not type_.static or not isinstance(index, int):
+        return ()
+    return (_taken(editor, node, type_, dim, index % int(type_.shape[dim])),)
+
+
+def reshaped(editor: Editor, node: Node) -> Sequence[Value]:
+    """Write squeeze and unsqueeze as reshapes, which cost nothing outside a delegate."""
+    if not node.type.static:
+        return ()
+    return (Maker(editor, node).op("aten.reshape.default", (node.operand("self"), node.type.shape)),)
+
+
+def rows(editor: Editor, node: Node) -> Sequence[Value]:
+    """Write a linear of rank 4 and more over rows: the SDK makes products of stacks of it, outside."""
+    x = node.operand("input")
+    if node.type.rank < 4 or not node.type.static or editor.graph.producer(x).op in DEQUANTIZE:
+        return ()  # the delegate sees int8 only where the dequantize stands right in front
+    make = Maker(editor, node)
+    count, width = math.prod(node.type.shape[:-1]), node.type.shape[-1]  # type: ignore[arg-type]
+    flat = make.op("aten.reshape.default", (x, (count, editor.graph.type_of(x).shape[-1])))
+    operands = (flat, node.operand("weight"), node.operand("bias"))
+    product = make.op("aten.linear.default", operands, shape=(count, width))
+    return (make.op("aten.reshape.default", (product, node.type.shape)),)
+
+
+def _taken(editor: Editor, node: Node, type_: TensorType, dim: int, index: int) -> Value:
+    make = Maker(editor, node)
+    one = tuple(1 if i == dim else d for i, d in enumerate(type_.shape))
+    part = make.op("aten.slice.Tensor", (node.operand("self"), dim, index, index + 1, 1), shape=one)
+    return make.op("aten.reshape.default", (part, node.types[0].shape))

@@ -1,0 +1,211 @@
+"""Each form written for XNNPACK: equal in float64, written where it belongs, and nothing left outside."""
+
+import pytest
+import torch
+from torch import nn
+
+from compiler.compress.quantize import ir_filter, quantize_int8
+from compiler.compress.quantize_dynamic import quantize_dynamic
+from compiler.evaluate import evaluate
+from compiler.target import INT8, INT8_DYNAMIC
+from targets import get_target
+from targets.executorch.legalise import legalise
+
+EXACT = 1e-6  # 1 / C is rounded to float32
+
+
+class Mlp(nn.Module):
+    """A ConvNeXt block's tail on the last axis, between an image's layers."""
+
+    def __init__(self, width=12):
+        super().__init__()
+        self.spatial = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.scale = nn.Parameter(torch.randn(width))
+
+    def tail(self, x):
+        return self.scale * self.down(nn.functional.gelu(self.up(self.norm(x))))
+
+    def forward(self, x):
+        return x + self.tail(self.spatial(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ReadTwice(Mlp):
+    """Its last axis is read outside, too."""
+
+    def forward(self, x):
+        y = self.tail(self.spatial(x).permute(0, 2, 3, 1))
+        return y.permute(0, 3, 1, 2), y.mean((1, 2))
+
+
+class Pooled(Mlp):
+    """It never turns back."""
+
+    def forward(self, x):
+        return self.tail(self.spatial(x).permute(0, 2, 3, 1)).sum((1, 2))
+
+
+class Gated(Mlp):
+    """Two branches of the part meet, and a number is added."""
+
+    def tail(self, x):
+        y = self.norm(x)
+        return (torch.sigmoid(self.down(self.up(y))) * y + 0.5) / 3.0
+
+
+class Rotary(nn.Module):
+    """Neighbours turned by an angle each."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.register_buffer("cosine", torch.randn(5, width))
+        self.register_buffer("sine", torch.randn(5, width))
+
+    def turned(self, x):
+        return torch.stack([-x[..., 1::2], x[..., ::2]], -1).reshape(x.shape)
+
+    def forward(self, x):
+        return x * self.cosine + self.turned(x) * self.sine
+
+
+class Halves(Rotary):
+    """Halves change places: slices of step one, which the delegate takes."""
+
+    def turned(self, x):
+        return torch.cat([-x[..., 4:], x[..., :4]], -1)
+
+
+class AcrossRows(Rotary):
+    """Rows change places, so that no matrix on the last axis does it."""
+
+    def turned(self, x):
+        odd = x[..., 1::2]
+        return torch.stack([-torch.cat([odd[..., 1:, :], odd[..., :1, :]], -2), x[..., ::2]], -1).reshape(
+            x.shape
+        )
+
+
+class SignByRow(Rotary):
+    """The first row has another sign."""
+
+    def turned(self, x):
+        odd = x[..., 1::2]
+        return torch.stack([torch.cat([-odd[..., :1, :], odd[..., 1:, :]], -2), x[..., ::2]], -1).reshape(
+            x.shape
+        )
+
+
+def randomised(module):
+    """Parameters that no form can hide behind."""
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, 0.3, 0.5)
+    return module.eval()
+
+
+def agrees(graph, *inputs):
+    """Legalise, compare in float64, and return the operations."""
+    legal = legalise(graph)
+    for found, wanted in zip(
+        evaluate(legal, inputs, torch.float64), evaluate(graph, inputs, torch.float64), strict=True
+    ):
+        assert found.shape == wanted.shape
+        assert float((found - wanted).abs().max()) <= EXACT * float(wanted.abs().max())
+    return [node.op.split(".")[1] for node in legal.ops()]
+
+
+@pytest.mark.parametrize("module", [Mlp, Gated])
+def test_a_part_between_two_transpositions_works_on_channels(module, imports):
+    x = torch.randn(2, 12, 5, 7)
+    ops = agrees(imports(randomised(module()), x), x)
+    assert not {"permute", "layer_norm", "linear"} & set(ops)
+    assert ops.count("conv2d") == 5  # the spatial one, two means, two layers
+
+
+@pytest.mark.parametrize("module", [ReadTwice, Pooled])
+def test_a_part_that_is_read_elsewhere_stays_on_the_last_axis(module, imports):
+    x = torch.randn(2, 12, 5, 7)
+    ops = agrees(imports(randomised(module()), x), x)
+    assert "permute" in ops
+    assert ops.count("conv2d") == 1
+
+
+@pytest.mark.parametrize("shape", [(4, 12), (2, 5, 12), (2, 3, 5, 12)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_layer_norm_takes_its_means_by_products(shape, affine, imports):
+    x = torch.randn(shape)
+    ops = agrees(imports(randomised(nn.LayerNorm(12, elementwise_affine=affine)), x), x)
+    assert "layer_norm" not in ops
+    assert ops.count("linear") == 2
+
+
+def test_layer_norm_over_two_axes_stays(imports):
+    x = torch.randn(2, 5, 12)
+    assert "layer_norm" in agrees(imports(randomised(nn.LayerNorm((5, 12))), x), x)
+
+
+def test_a_linear_of_rank_four_works_on_rows(imports):
+    x = torch.randn(2, 3, 5, 12)
+    assert agrees(imports(randomised(nn.Linear(12, 7)), x), x) == ["reshape", "linear", "reshape"]
+
+
+def test_interleaved_pairs_turn_by_one_product(imports):
+    x = torch.randn(2, 3, 5, 8)
+    ops = agrees(imports(randomised(Rotary(8)), x), x)
+    assert ops.count("linear") == 1
+    assert not {"slice", "stack", "neg"} & set(ops)
+
+
+@pytest.mark.parametrize("module", [Halves, AcrossRows, SignByRow])
+def test_what_no_interleaving_does_stays(module, imports):
+    x = torch.randn(2, 3, 5, 8)
+    assert "linear" not in agrees(imports(randomised(module(8)), x), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16])
+def test_only_float32_turns_by_a_product(dtype, imports):
+    module = Rotary(8)
+    module.cosine, module.sine = module.cosine.to(dtype), module.sine.to(dtype)
+    legal = legalise(imports(module, torch.randn(1, 2, 5, 8).mul(9).to(dtype)))
+    assert "aten.linear.default" not in legal.histogram()
+
+
+def test_a_float16_layer_norm_stays(imports):
+    x = torch.randn(2, 5, 12).mul(300).half()
+    assert "aten.layer_norm.default" in legalise(imports(nn.LayerNorm(12).half(), x)).histogram()
+
+
+def test_an_axis_wider_than_was_measured_stays(imports):
+    x = torch.randn(1, 2, 5, 96)
+    assert "linear" not in agrees(imports(randomised(Rotary(96)), x), x)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (Mlp(), (1, 12, 5, 7)),
+        (nn.Sequential(nn.Linear(12, 12), nn.LayerNorm(12), nn.Linear(12, 12)), (1, 5, 12)),
+        (nn.Sequential(nn.Linear(12, 12), nn.LayerNorm(12), nn.Linear(12, 12)), (1, 3, 5, 12)),
+        (Rotary(8), (1, 3, 5, 8)),
+    ],
+)
+def test_nothing_is_left_outside_the_delegate(module, shape, lower, imports):
+    x = torch.randn(shape)
+    lowered = lower(get_target("executorch"), imports(randomised(module), x))
+    assert (lowered.report["delegates"], lowered.report["outside_ops"]) == (1, 0)
+    assert lowered.error(x) < 1e-5
+
+
+@pytest.mark.parametrize("precision", [INT8, INT8_DYNAMIC])
+def test_an_int8_linear_of_rank_four_stays_in_the_delegate(precision, lower, imports):
+    target, x = get_target("executorch"), torch.randn(1, 3, 5, 12)
+    graph = imports(randomised(nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 7))), x)
+    names = frozenset(n.name for n in graph.ops())
+    quantizer = target.quantizer(ir_filter(names), precision)
+    quantized = (
+        quantize_int8(graph, names, quantizer, [(x,)])
+        if precision == INT8
+        else quantize_dynamic(graph, names, quantizer)
+    )
+    report = lower(target, quantized).report
+    assert (report["delegates"], report["outside_ops"]) == (1, 0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -101,7 +101,11 @@ class BenchmarkProtocol:
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """One TOML file of `profiles/`: what a device is and how to run on it."""
+    """One TOML file of `profiles/`: what a device is and how to run on it.
+
+    `arch` and `cpu` name the processor that code is made for, `cpu` in LLVM's words; None stands for
+    the machine that edgewright runs on.
+    """
 
     name: str
     description: str
@@ -113,16 +117,29 @@ class DeviceProfile:
     isa: tuple[str, ...] = ()
     protocol: BenchmarkProtocol = field(default_factory=BenchmarkProtocol)
     expect: Mapping[str, str] = field(default_factory=dict)
+    arch: str | None = None
+    cpu: str | None = None
 
     def digest(self) -> str:
-        """Return a digest of all the profile says, 16 hexadecimal digits."""
-        return _digest(asdict(self))
+        """Return a digest of all the profile says, 16 hexadecimal digits.
+
+        A processor that is not stated is left out: the digest is the one from before it could be.
+        """
+        unstated = {name for name in ("arch", "cpu") if getattr(self, name) is None}
+        return _digest({name: value for name, value in asdict(self).items() if name not in unstated})
 
     def protocol_digest(self) -> str:
         """Return a digest of what shapes a reading: threads, affinity and the protocol."""
         return _digest(
             {"threads": self.threads, "affinity": self.affinity, "protocol": asdict(self.protocol)}
         )
+
+    def on_this_machine(self) -> DeviceProfile:
+        """Return the profile for a run on the machine that edgewright runs on.
+
+        The CPUs of a profile that states a processor are another machine's.
+        """
+        return self if self.arch is None else replace(self, arch=None, cpu=None, affinity=())
 
 
 def _digest(value: object) -> str:

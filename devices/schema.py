@@ -1,8 +1,10 @@
 """The tables of the measurement database.
 
-Three append-only tables: `measurement` says what was measured and how, `round` holds the samples
-of each finished round, and a row of `finished` closes a measurement with its verdict. On SQLite,
-triggers refuse to change or delete a row. Samples are little-endian 64-bit integers, one blob for
+Append-only tables: `measurement` says what was measured and how, `round` holds the samples of each
+finished round, and a row of `finished` closes a measurement with its verdict. A row of
+`schedule_trial` is a schedule that was tried for a kernel; a database from before this table gains it
+when the first is written (`devices/schedules.py`), so that the version stays. On SQLite, triggers
+refuse to change or delete a row. Samples are little-endian 64-bit integers, one blob for
 each metric; what has structure is JSON. `edgewright_schema` holds the version of all this.
 """
 
@@ -68,7 +70,23 @@ finished = sa.Table(
     sa.Column("created_ns", sa.BigInteger, nullable=False),
 )
 
-for _table in (measurement, round_, finished):
+schedule_trial = sa.Table(
+    "schedule_trial",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("kernel", sa.String(64), nullable=False, index=True),
+    sa.Column("conditions", sa.JSON, nullable=False),
+    sa.Column("conditions_digest", sa.String(64), nullable=False, index=True),
+    sa.Column("device", sa.Text, nullable=False),
+    sa.Column("schedule", sa.Text, nullable=False),
+    sa.Column("latency", sa.Float(53)),
+    sa.Column("baseline", sa.Float(53), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+for _table in (measurement, round_, finished, schedule_trial):
     for _verb in ("UPDATE", "DELETE"):
         _trigger = sa.DDL(  # type: ignore[no-untyped-call]  # SQLAlchemy left it untyped
             f"CREATE TRIGGER {_table.name}_no_{_verb.lower()} BEFORE {_verb} ON {_table.name} "

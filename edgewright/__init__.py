@@ -1,4 +1,4 @@
-"""The front door: compile, profile, calibrate and search a model in one call each.
+"""The front door: compile, profile, calibrate, tune and search a model in one call each.
 
     import edgewright as ew
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from edgewright.explanation import explain
     from edgewright.profiling import profile
     from edgewright.searching import search
+    from edgewright.tuning import tune
 
-__all__ = ["average", "calibrate", "compile", "explain", "profile", "search"]
+__all__ = ["average", "calibrate", "compile", "explain", "profile", "search", "tune"]
 
 _HOME = {
     "average": "edgewright.averaging",
@@ -29,6 +30,7 @@ _HOME = {
     "explain": "edgewright.explanation",
     "profile": "edgewright.profiling",
     "search": "edgewright.searching",
+    "tune": "edgewright.tuning",
 }
 
 

@@ -20,7 +20,7 @@ from devices.benchmark import Candidate, measure
 from devices.benchmark import Progress as Event
 from devices.database import MeasurementDatabase
 from edgewright.artifact import MANIFEST, building, check_replaceable, write_json
-from edgewright.profiling import UNITS, candidate, tuned
+from edgewright.profiling import UNITS, candidate, tuned, tuned_kernels
 from edgewright.stages import Progress
 from targets import get_target
 
@@ -120,6 +120,7 @@ def _row(name: str, measurements: Sequence[Measurement], artifact: Artifact) -> 
         **row,
         "stable": all(m.stable for m in measurements),
         **({} if label is None else {"tuned": label}),
+        **tuned_kernels(artifact),
     }
 
 

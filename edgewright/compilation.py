@@ -71,6 +71,7 @@ def compile(
     tokens: Sequence[int] = (),
     max_bytes: int | None = None,
     table: LatencyTable | Callable[[str], LatencyTable | None] | None = None,
+    equip: Callable[[Target], Target] | None = None,
     device: str = "local",
     database: str | Path | MeasurementDatabase = "sqlite://",
     progress: Progress = silent,
@@ -98,6 +99,7 @@ def compile(
             those first that save the least time per byte.
         table: measured kernel latencies that the merges are priced by (`edgewright.latency.load_table`),
             or what gives those of a target; the roofline prior without.
+        equip: what gives a target the schedules it was tuned to (`edgewright.tuning.load_schedules`).
         device: where `auto` measures.
         database: where `auto` keeps its raw samples; `sqlite://` keeps nothing.
         progress: called with the name of each step.
@@ -126,12 +128,15 @@ def compile(
         sources = [rank_only(source) for source in sources]
 
     def attempt(name: str | None, folder: Path) -> Artifact:
-        recipe = Recipe(*resolve(chosen, name), decisions, calibration, max_fallback, max_bytes)
+        found, _ = resolve(chosen, name)
+        recipe = Recipe(
+            equip(found) if equip else found, chosen, decisions, calibration, max_fallback, max_bytes
+        )
         prices = table(recipe.target.name) if callable(table) else table
         return build_within(
             sources,
             max_bytes,
-            lambda source, keep: merged(source, prices, keep, progress),
+            lambda source, keep: merged(source, prices, keep, progress, recipe.prior),
             lambda fitted: build(fitted.methods, recipe, folder, progress, fitted.kept),
         )
 

@@ -154,3 +154,9 @@ def tuned(artifact: Artifact) -> bool | None:
     lowering: Any = artifact.manifest.get("lowering", {})
     found: bool | None = lowering.get("tuned")
     return found
+
+
+def tuned_kernels(artifact: Artifact) -> dict[str, Any]:
+    """Return how many of an artifact's kernels were tuned, `{"tuned_kernels": ...}`, where some were."""
+    lowering: Any = artifact.manifest.get("lowering", {})
+    return {"tuned_kernels": lowering["tuned_kernels"]} if lowering.get("tuned") else {}

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from compiler.device import DeviceProfile, Session
+from compiler.device import Device, DeviceProfile, Session
 from compiler.errors import DeviceError
 from compiler.records import Artifact
 from compiler.target import Target
@@ -24,13 +24,16 @@ def infer(
     calls: Sequence[Sequence[torch.Tensor]],
     fresh: bool = False,
     method: str | None = None,
+    device: Device | None = None,
 ) -> list[list[torch.Tensor]]:
     """Return a method's outputs for each list of flat input tensors; the first method by default.
 
-    `fresh` starts the runner anew for each call, for programs that keep state between calls.
-    Raises DeviceError when the runner fails.
+    It runs on `device`, which shares this machine's files, or else on this machine. `fresh` starts the
+    runner anew for each call, for programs that keep state between calls. Of a program for another
+    processor its twin for this machine runs here. Raises DeviceError when the runner fails.
     """
-    device = open_device("local")
+    if device is None:
+        device, profile = open_device("local"), profile.on_this_machine()
     results = []
     session: Session | None = None
     try:

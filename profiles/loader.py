@@ -1,6 +1,6 @@
 """Read a device profile from TOML, strictly: an unknown key or a wrong type is an error.
 
-    [device]    name, description, soc, isa
+    [device]    name, description, soc, isa, arch, cpu
     [reach]     transport
     [run]       targets, threads, affinity
     [protocol]  the fields of `BenchmarkProtocol`, seconds in names that end with _s
@@ -25,6 +25,7 @@ from compiler.errors import UsageError
 from compiler.records import Metric
 
 FOLDER = Path(__file__).parent
+ARCHITECTURES = ("x86_64", "aarch64")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ TEXTS = Kind("a list of strings", lambda v: _list(v, _text))
 SOME_TEXTS = Kind("a list of one or more strings", lambda v: _list(v, _text, 1))
 COUNT = Kind("a whole number of at least 1", lambda v: _whole(v, 1))
 CPUS = Kind("a list of different CPU numbers", _cpus)
+ARCH = Kind(f"one of {', '.join(ARCHITECTURES)}", lambda v: v in ARCHITECTURES)
 SECONDS = Kind("a number of seconds, 0 or more", lambda v: _number(v) and v >= 0)
 POSITIVE = Kind("a number above 0", lambda v: _number(v) and v > 0)
 METRIC = Kind(f"one of {', '.join(Metric)}", lambda v: v in list(Metric))
@@ -77,7 +79,7 @@ PROTOCOL: Mapping[str, Kind] = {
     "unstable_width": POSITIVE,
 }
 TABLES: Mapping[str, Mapping[str, Kind]] = {
-    "device": {"name": TEXT, "description": TEXT, "soc": TEXT, "isa": TEXTS},
+    "device": {"name": TEXT, "description": TEXT, "soc": TEXT, "isa": TEXTS, "arch": ARCH, "cpu": TEXT},
     "reach": {"transport": TEXT},
     "run": {"targets": SOME_TEXTS, "threads": COUNT, "affinity": CPUS},
     "protocol": PROTOCOL,
@@ -140,6 +142,8 @@ def _check(path: Path, tables: Mapping[str, Any]) -> None:
     for table, key in REQUIRED:
         if key not in tables.get(table, {}):
             raise UsageError(f"{path}: [{table}] {key} is missing; it must be {TABLES[table][key].words}")
+    if "cpu" in tables["device"] and "arch" not in tables["device"]:
+        raise UsageError(f"{path}: [device] cpu stands alone; state its arch too, {ARCH.words}")
 
 
 def _check_value(path: Path, table: str, key: str, value: Any) -> None:
@@ -175,6 +179,8 @@ def _build(path: Path, tables: Mapping[str, Any]) -> DeviceProfile:
         isa=tuple(device.get("isa", ())),
         protocol=_protocol(path, tables.get("protocol", {})),
         expect=dict(tables.get("expect", {})),
+        arch=device.get("arch"),
+        cpu=device.get("cpu"),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgewright.cli import options, show, show_average, show_calibration
+from edgewright.cli import options, show, show_average, show_calibration, show_tuning
 from edgewright.cli.output import emit_json, working
 
 app = typer.Typer(
@@ -55,6 +55,7 @@ def compile_command(
         progress("start")
         from edgewright.compilation import compile
         from edgewright.latency import load_table
+        from edgewright.tuning import load_schedules
 
         kept = options.database_url(database)
         artifact = compile(
@@ -73,6 +74,7 @@ def compile_command(
             tokens=options.read_tokens(tokens),
             max_bytes=options.read_bytes(max_bytes),
             table=(lambda name: load_table(kept, profile, name, device)) if device else None,
+            equip=load_schedules(kept, profile, device) if device else None,
             device=device or "local",
             database=kept if target == "auto" else "sqlite://",
             progress=progress,
@@ -114,7 +116,7 @@ def profile_command(
     with working("profile") as progress:
         progress("start")
         from edgewright.artifact import method_entry, read_artifact
-        from edgewright.profiling import measurement_document, tuned
+        from edgewright.profiling import measurement_document, tuned, tuned_kernels
         from edgewright.profiling import profile as run
 
         built = read_artifact(artifact)
@@ -129,6 +131,7 @@ def profile_command(
         )
     name = str(method_entry(built, method)["name"])
     document = measurement_document(measurement, str(built.manifest["model"]), name, tuned(built))
+    document |= tuned_kernels(built)
     emit_json(document) if as_json else show.measurement(document)
 
 
@@ -164,6 +167,41 @@ def calibrate_command(
             progress=progress,
         )
     emit_json(done.document()) if as_json else show_calibration.calibration(done.document())
+
+
+@app.command("tune")
+def tune_command(
+    model: options.Model,
+    profile: options.Profile = "host",
+    device: options.Device = "local",
+    target: Annotated[
+        str | None, typer.Option(help="The runtime; the profile's first one that can be tuned by default.")
+    ] = None,
+    inputs: options.Inputs = None,
+    trials: Annotated[int, typer.Option(min=1, help="Schedules to try, over all kernels.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of the search; another one looks elsewhere.")] = 0,
+    database: options.Database = None,
+    randomize: options.Randomize = None,
+    as_json: options.Json = False,
+) -> None:
+    """Try schedules for a model's kernels on a device; `compile --device` then takes the best."""
+    with working("tune") as progress:
+        progress("start")
+        from edgewright.tuning import tune
+
+        done = tune(
+            model,
+            profile,
+            device,
+            target,
+            options.read_inputs(inputs),
+            trials=trials,
+            seed=seed,
+            database=options.database_url(database),
+            randomize=randomize,
+            progress=progress,
+        )
+    emit_json(done.document()) if as_json else show_tuning.tuning(done.document())
 
 
 @app.command("search")

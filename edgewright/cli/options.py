@@ -91,7 +91,8 @@ PricingDevice = Annotated[
     str | None,
     typer.Option(
         "--device",
-        help="Price merges by what `calibrate` measured on this device; by the roofline prior without.",
+        help="Price merges by what `calibrate` measured on this device, and take the schedules that `tune` "
+        "found there; the roofline prior and default schedules without.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="local, or a device from `edgewright devices`.")]

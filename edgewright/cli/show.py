@@ -163,7 +163,10 @@ def profiles(document: Mapping[str, Any]) -> None:
 
 def _untuned(document: Mapping[str, Any]) -> str:
     """Say that a code generator's schedules are its defaults: its latency is not what it can do."""
-    return " (untuned)" if document.get("tuned") is False else ""
+    if document.get("tuned") is False:
+        return " (untuned)"
+    kernels = document.get("tuned_kernels")
+    return f" ({kernels['tuned']} of {kernels['of']} kernels tuned)" if kernels else ""
 
 
 def _tensor(spec: Mapping[str, Any]) -> str:

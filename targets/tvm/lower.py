@@ -1,4 +1,6 @@
-"""Graph -> `model.so`: import into Relax, build with LLVM for this machine, look at what it computes.
+"""Graph -> files: import into Relax, build with LLVM for this machine, look at what it computes.
+
+For a profile that states a processor the checked module goes on to `targets/tvm/cross.py`.
 
 TVM has two importers, and each knows operations that the other does not: that of exported programs,
 then that of ONNX files. Some compile and compute something else without a word (grid_sample in
@@ -10,12 +12,14 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
+from compiler.device import DeviceProfile
 from compiler.errors import UnsupportedModelError
 from compiler.evaluate import evaluate
 from compiler.export import example_inputs, export_graph
@@ -30,53 +34,124 @@ from targets.serving import write
 from targets.stopwatch import rounded, timed
 from targets.tvm import PROGRAM
 from targets.tvm.capability import unsupported
+from targets.tvm.cross import Route, cross_compile
+from targets.tvm.legalise import legalise
+from targets.tvm.processor import stated
+from targets.tvm.static import EXECUTABLE, TWIN
+from targets.tvm.tuning.apply import apply
+from targets.tvm.tuning.kernels import call_sites
 
 AGREES = 1e-2  # of the largest result; the artifact's verification judges closely
 LEAST = 1e-6
 
 
-def lower(graph: Graph, method: str, folder: Path) -> Lowered:
-    """Write `model.so` and `io.json` for a graph, the method of that name, into `folder`.
+@dataclass(frozen=True)
+class Built:
+    """A module that agrees with the graph: who imported it, why others did not, its kernels."""
 
-    The report holds `tuned` (false: the schedules are TVM's defaults), `importer`, `refused` (why an
-    earlier importer was not taken), `kernels` (fused kernels, with counts), `delegates`,
-    `delegated_ops`, `outside`, `outside_ops` (all is compiled, so nothing is outside),
-    `program_bytes`, `constant_bytes` and `seconds` by stage. Raises UnsupportedModelError naming
-    the node the SDK failed at, where it says.
+    importer: str
+    refused: dict[str, str]
+    kernels: dict[str, int]
+    fused: Any
+    tuned: tuple[str, ...]
+
+
+def lower(
+    graph: Graph, method: str, profile: DeviceProfile, folder: Path, schedules: Mapping[str, str]
+) -> Lowered:
+    """Write the program's files and `io.json` for a graph, the method of that name, into `folder`.
+
+    Kernels whose key is in `schedules` get theirs, the others TVM's defaults.
+
+    The report holds `tuned` (whether any kernel has a schedule of its own) and `tuned_kernels` (how many
+    of how many), `importer`, `refused` (why an earlier importer was not taken), `kernels` (fused kernels,
+    with counts), `delegates`, `delegated_ops`, `outside`, `outside_ops` (all is compiled, so nothing is
+    outside), `program_bytes`, `constant_bytes`, `seconds` by stage and the `route`: `vm` or, for a profile
+    that states its processor, also `static`, then with `arch`, `cpu`, what was `verified` here (the `program`
+    or its `twin`), `arena_bytes`, `executable_bytes`, `weights_bytes`, or why not, `static_refused`.
+    Raises UnsupportedModelError naming the node the SDK failed at, where it says.
     """
-    refuse_state(graph, "a library of TVM's")
-    plain, seconds = flat(graph), dict[str, float]()
+    plain, seconds = _plain(graph), dict[str, float]()
     with timed(seconds, "export"):
         program = export_graph(plain)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as name, quiet_native():
         library = Path(name) / PROGRAM
-        importer, refused, kernels = _build(plain, program, library, seconds)
-        data = library.read_bytes()
-    counts = {"delegates": 1, "delegated_ops": sum(kernels.values()), "outside_ops": 0}
-    facts = {**counts, "outside": [], "methods": {method: counts}, "kernels": kernels}
-    origin = {"tuned": False, "importer": importer, "refused": refused}
-    sizes = {"program_bytes": len(data), "constant_bytes": constant_bytes([graph])}
-    files = write(folder, PROGRAM, data, {method: graph})
+        built = _build(plain, program, library, schedules, seconds)
+        route = _routed(built, plain, method, profile, library.read_bytes(), seconds)
+    counts = {"delegates": 1, "delegated_ops": sum(built.kernels.values()), "outside_ops": 0}
+    facts = {**counts, "outside": [], "methods": {method: counts}, "kernels": built.kernels}
+    tuned = {"tuned": len(built.tuned), "of": len(built.kernels)}
+    facts |= {"tuned": bool(built.tuned), "tuned_kernels": tuned}
+    origin = {"importer": built.importer, "refused": built.refused, **route.facts}
+    name, data = next(iter(route.files.items()))
+    sizes = {"program_bytes": len(data), "constant_bytes": constant_bytes([plain])}
+    files = (*write(folder, name, data, {method: graph}), *_write_rest(folder, route.files))
     return Lowered(files, {**facts, **origin, **sizes, "seconds": rounded(seconds)})
 
 
+def fused_module(graph: Graph) -> Any:
+    """Return the fused Relax module that `lower` compiles for a graph; raises what `lower` raises."""
+    plain = _plain(graph)
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as name, quiet_native():
+        return _build(plain, export_graph(plain), Path(name) / PROGRAM, {}, {}).fused
+
+
+def _plain(graph: Graph) -> Graph:
+    refuse_state(graph, "a library of TVM's")
+    return flat(legalise(graph))
+
+
+def _routed(
+    built: Built,
+    graph: Graph,
+    method: str,
+    profile: DeviceProfile,
+    library: bytes,
+    seconds: dict[str, float],
+) -> Route:
+    """Return the files for the profile's processor; this machine's library where it states none.
+
+    Raises UsageError for a processor that LLVM does not know.
+    """
+    if profile.arch is None:
+        return Route({PROGRAM: library}, {"route": "vm"})
+    processor, inputs = stated(profile), [n.name for n in graph.inputs()]
+    doing = f"compiling for {processor.arch}"
+    with timed(seconds, "cross"), as_unsupported("TVM", doing, graph, None, unsupported):
+        return cross_compile(built.fused, method, inputs, profile.threads, processor, library)
+
+
+def _write_rest(folder: Path, files: Mapping[str, bytes]) -> tuple[str, ...]:
+    """Write all files but the first, and let the system start those that are executables."""
+    _, *rest = files
+    for name in rest:
+        (folder / name).write_bytes(files[name])
+    for name in {EXECUTABLE, TWIN} & set(files):
+        (folder / name).chmod(0o755)
+    return tuple(rest)
+
+
 def _build(
-    graph: Graph, program: ExportedProgram, library: Path, seconds: dict[str, float]
-) -> tuple[str, dict[str, str], dict[str, int]]:
-    """Write the library by the first importer whose program agrees; return it, why not others, kernels."""
+    graph: Graph,
+    program: ExportedProgram,
+    library: Path,
+    schedules: Mapping[str, str],
+    seconds: dict[str, float],
+) -> Built:
+    """Write the library by the first importer whose program agrees."""
     refused: dict[str, str] = {}
     for name, read in IMPORTERS.items():
         try:
             with timed(seconds, "import"):
                 module = read(program)
             with timed(seconds, "build"):
-                kernels = _compiled(module, library)
+                fused, tuned = _compiled(module, library, schedules)
             with timed(seconds, "check"):
                 _check(graph, library)
         except Exception as found:  # an importer raises whatever it stumbles on
             refused[name] = " ".join(str(found).split())[:120] or type(found).__name__
             continue
-        return name, refused, kernels
+        return Built(name, refused, _kernels(fused), fused, tuned)
     with as_unsupported("TVM", "importing", graph, program, unsupported):
         raise UnsupportedModelError("; ".join(f"by way of {name}: {why}" for name, why in refused.items()))
 
@@ -102,24 +177,22 @@ IMPORTERS: Mapping[str, Callable[[ExportedProgram], Any]] = {
 }
 
 
-def _compiled(module: Any, library: Path) -> dict[str, int]:
-    """Build for this machine's processor; return the fused kernels with how often they are called."""
+def _compiled(module: Any, library: Path, schedules: Mapping[str, str]) -> tuple[Any, tuple[str, ...]]:
+    """Build for this machine's processor; return the module of fused kernels, and the names of the tuned."""
     import tvm
     from tvm import relax
     from tvm.target.codegen import llvm_get_system_cpu
 
     target = tvm.target.Target({"kind": "llvm", "mcpu": str(llvm_get_system_cpu())})
     with target:
-        fused = relax.get_pipeline("zero")(module)
+        fused, tuned = apply(relax.get_pipeline("zero")(module), schedules)
     tvm.compile(fused, target=target).export_library(str(library))
-    kernels: Counter[str] = Counter()
+    return fused, tuned
 
-    def visit(expression: Any) -> None:
-        if isinstance(expression, relax.Call) and getattr(expression.op, "name", "") == "relax.call_tir":
-            kernels[expression.args[0].name_hint] += 1
 
-    relax.analysis.post_order_visit(fused["main"], visit)
-    return dict(kernels.most_common())
+def _kernels(fused: Any) -> dict[str, int]:
+    """Return the kernels of a fused module with how often they are called."""
+    return dict(Counter({name: count for name, (_, count, _) in call_sites(fused).items()}).most_common())
 
 
 def _check(graph: Graph, library: Path) -> None:
@@ -141,6 +214,10 @@ def _agrees(index: int, y: torch.Tensor, expected: torch.Tensor) -> None:
         raise UnsupportedModelError(
             f"it returns shape {tuple(y.shape)} for output {index} in place of {tuple(expected.shape)}"
         )
+    if y.dtype != expected.dtype:
+        raise UnsupportedModelError(
+            f"it returns {_name(y.dtype)} for output {index} in place of {_name(expected.dtype)}"
+        )
     wide = expected.double()
     finite = torch.isfinite(wide)
     if not torch.equal(finite, torch.isfinite(y)):
@@ -150,3 +227,7 @@ def _agrees(index: int, y: torch.Tensor, expected: torch.Tensor) -> None:
     scale, error = float(wanted.abs().max()), float((y.double()[finite] - wanted).abs().max())
     if error > AGREES * max(scale, LEAST):
         raise UnsupportedModelError(f"it computes output {index} wrong by {error:.3g} of {scale:.3g}")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -39,6 +39,7 @@ def test_host_is_local_single_threaded_and_states_no_figures() -> None:
     assert (host.name, host.transport, host.threads) == ("host", "local", 1)
     assert host.targets == ("executorch", "litert", "onnxruntime", "tvm")
     assert (host.soc, host.isa, host.affinity, dict(host.expect)) == (None, (), (), {})
+    assert (host.arch, host.cpu) == (None, None)
     assert host.protocol == BenchmarkProtocol()
 
 
@@ -86,6 +87,16 @@ def test_a_whole_number_of_seconds_gives_the_same_digest(write) -> None:
         (("threads = 2", "threads = 2\n[protocol]\nmin_rounds = 99"), ["min_rounds = 99", "max_rounds = 60"]),
         (("threads = 2", "threads = 2\n[expect]\nkernel = 6"), ["[expect] kernel", "string"]),
         (("[device]", "device = 3\n[other]"), ["device must be a table"]),
+        (
+            ("[device]", '[device]\narch = "arm64"'),
+            ["[device] arch must be one of x86_64, aarch64", "'arm64'"],
+        ),
+        (("[device]", "[device]\narch = []"), ["[device] arch must be one of x86_64, aarch64"]),
+        (("[device]", '[device]\narch = "aarch64"\ncpu = ""'), ["[device] cpu", "non-empty string"]),
+        (
+            ("[device]", '[device]\ncpu = "cortex-a76"'),
+            ["[device] cpu stands alone", "one of x86_64, aarch64"],
+        ),
         (("[run]", "[run"), ["not TOML", "line"]),
     ],
 )
@@ -95,6 +106,27 @@ def test_refusals_name_the_file_the_key_and_what_is_accepted(write, change, need
         load_profile(path)
     assert str(path) in str(caught.value)
     assert [n for n in needles if n not in str(caught.value)] == []
+
+
+def test_a_stated_processor_is_read_and_has_a_digest_of_its_own(write) -> None:
+    plain = load_profile(write(MINIMAL))
+    arch = load_profile(write(MINIMAL.replace("[device]", '[device]\narch = "aarch64"')))
+    both = load_profile(write(MINIMAL.replace("[device]", '[device]\narch = "aarch64"\ncpu = "cortex-a76"')))
+    assert (arch.arch, arch.cpu, both.cpu) == ("aarch64", None, "cortex-a76")
+    assert len({plain.digest(), arch.digest(), both.digest()}) == 3
+    assert plain.protocol_digest() == both.protocol_digest()
+
+
+def test_a_digest_without_a_processor_is_the_one_it_always_was(write) -> None:
+    assert load_profile(write(MINIMAL)).digest() == "ef2625b28fd654b0"
+
+
+def test_on_this_machine_a_stated_processor_and_its_cpus_do_not_count(write) -> None:
+    text = MINIMAL.replace("threads = 2", "threads = 2\naffinity = [6, 7]")
+    here = load_profile(write(text))
+    assert here.on_this_machine() is here
+    phone = load_profile(write(text.replace("[device]", '[device]\narch = "aarch64"'))).on_this_machine()
+    assert (phone.arch, phone.cpu, phone.affinity, phone.threads) == (None, None, (), 2)
 
 
 def test_an_unknown_name_lists_what_is_known() -> None:

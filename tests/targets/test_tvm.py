@@ -2,12 +2,16 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as f
 
+from compiler.compress.quantize import NAMESPACE, ir_filter, quantize_int8
 from compiler.errors import UnsupportedModelError
+from compiler.evaluate import evaluate
 from edgewright.cli import main
 from targets import get_target
 from targets.tvm import lower as lowering
+from targets.tvm.legalise import legalise
 from tests.targets.functions import X, imported
 
 TARGET = get_target("tvm")
@@ -45,6 +49,7 @@ def test_a_wrong_grid_sample_is_never_silent(tmp_path):
         (lambda y: y * 1.1, "wrong by"),
         (lambda y: y[:1], r"shape \(2, 6, 8, 8\) for output 0 in place of \(1, 6, 8, 8\)"),
         (lambda y: torch.where(y > 1, torch.nan, y), "NaN in other places"),
+        (lambda y: y.double(), "float32 for output 0 in place of float64"),
     ],
 )
 def test_what_computes_something_else_is_refused_by_both_ways(monkeypatch, tmp_path, spoil, message):
@@ -81,9 +86,14 @@ def test_untuned_code_is_labelled_wherever_its_latency_appears(tmp_path, capsys)
     assert '"tuned": false' in capsys.readouterr().out
 
 
-def test_a_quantizing_plan_is_refused():
-    with pytest.raises(UnsupportedModelError, match="'tvm' cannot quantize yet"):
-        TARGET.quantizer(lambda node: True)
+def test_legalising_keeps_what_an_int8_graph_computes(imports):
+    x = torch.randn(2, 4, 8, 8) + 0.5
+    graph = imports(nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)), x)
+    names = frozenset(n.name for n in graph.ops())
+    quantized = quantize_int8(graph, names, TARGET.quantizer(ir_filter(names)), [(x,)])
+    legal = legalise(quantized)
+    assert not any(n.op.startswith(NAMESPACE) for n in legal.ops()) and legalise(graph) is graph
+    assert torch.equal(evaluate(legal, [x])[0], evaluate(quantized, [x])[0])
 
 
 def test_complex_numbers_are_refused():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-NEEDS_SDK = {"targets", "end_to_end"}
+NEEDS_SDK = {"arm", "targets", "end_to_end"}
 GAPS = ("notimpl", "notyet", "never")
 
 

@@ -8,8 +8,8 @@ import torch
 from compiler.errors import UnsupportedModelError
 from compiler.ir.constants import constant_bytes
 from targets import get_target
-from targets.executorch.legalise import legalise
 from targets.executorch import lower as lowering
+from targets.executorch.legalise import legalise
 from tests.targets.functions import Tokens, tokens
 
 TARGET = get_target("executorch")

@@ -162,6 +162,20 @@ def test_what_no_interleaving_does_stays(module, imports):
     assert "linear" not in agrees(imports(randomised(module(8)), x), x)
 
 
+class Both(Rotary):
+    """Halves change places beside an interleaving of the same value."""
+
+    def forward(self, x):
+        halves = torch.cat([-x[..., 4:], x[..., :4]], -1)
+        return super().forward(x) + halves * self.sine
+
+
+def test_halves_beside_an_interleaving_stay_slices(imports):
+    x = torch.randn(2, 3, 5, 8)
+    ops = agrees(imports(randomised(Both(8)), x), x)
+    assert (ops.count("linear"), ops.count("slice"), ops.count("cat")) == (1, 2, 1)
+
+
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float16])
 def test_only_float32_turns_by_a_product(dtype, imports):
     module = Rotary(8)

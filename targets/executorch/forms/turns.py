@@ -13,6 +13,7 @@ is none.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 
 import torch
@@ -64,8 +65,8 @@ def _turns(graph: Graph, source: Value) -> Iterator[tuple[Value, Node, torch.Ten
     """Yield the last rearrangements of a value into its own shape, each with its matrix, [out, in]."""
     shape = graph.type_of(source).shape
     codes = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64).reshape(shape)  # type: ignore[arg-type]
-    moved = _moved(graph, source, codes)
-    whole = [v for v, data in moved.items() if data.shape == codes.shape and v != source]
+    moved, stepped = _moved(graph, source, codes)
+    whole = [v for v in stepped if moved[v].shape == codes.shape]
     for value in whole:
         node = graph.producer(value)
         inner = any(n.value in whole for n in graph.users(node.name))
@@ -74,17 +75,21 @@ def _turns(graph: Graph, source: Value) -> Iterator[tuple[Value, Node, torch.Ten
             yield source, node, matrix
 
 
-def _moved(graph: Graph, source: Value, codes: torch.Tensor) -> Moved:
-    """Return where the elements of a value are in all that only moves them, by their codes."""
-    moved = {source: codes}
-    reached = {source.node}
-    for node in graph.ops():
-        if node.op not in MOVES or not reached.intersection(v.node for _, v in node.values()):
+def _moved(graph: Graph, source: Value, codes: torch.Tensor) -> tuple[Moved, list[Value]]:
+    """Return where the elements of a value are in all that only moves them, and what has passed a step."""
+    moved, stepped = {source: codes}, dict[Value, None]()
+    work = deque(graph.users(source.node))
+    while work:
+        node = work.popleft()
+        reads = [v for _, v in node.values()]
+        known = node.value in moved or not all(v in moved for v in reads)
+        if known or node.op not in MOVES or not all(t.static for t in node.types):
             continue
-        if all(v in moved for _, v in node.values()) and all(t.static for t in node.types):
-            run_node(node, moved, {})
-            reached.add(node.name)
-    return moved
+        run_node(node, moved, {})
+        if _interleaved(graph, node) or any(v in stepped for v in reads):
+            stepped |= dict.fromkeys(Value(node.name, i) for i in range(len(node.types)))
+        work.extend(graph.users(node.name))
+    return moved, list(stepped)
 
 
 def _matrix(codes: torch.Tensor, moved: torch.Tensor) -> torch.Tensor | None:

@@ -6,42 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from compiler.errors import UnsupportedModelError, UsageError
 from edgewright.artifact import read_artifact
 from edgewright.averaging import accuracy, average
-from edgewright.checkpoints import read_state, state_of, untrained_keys
+from tests.edgewright.soups import Net, ingredient
 from tests.models.experts import Partitioned, by_index, spread
 from tests.models.small import randomize
-
-
-class Net(nn.Module):
-    """A classifier with a BatchNorm, a table and a weight that is used twice."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
-        self.head, self.again = nn.Linear(6, 6), nn.Linear(6, 6)
-        self.again.weight = self.head.weight
-        self.register_buffer("places", torch.tensor([2, 0, 1]))
-
-    def forward(self, x):
-        x = torch.relu(self.norm(self.conv(x[:, self.places]))).mean((2, 3))
-        return self.again(self.head(x))
-
-
-def _net(seed):
-    torch.manual_seed(0)
-    net = Net()  # one initialisation for all: ingredients of one basin
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for p in net.parameters():
-            p += 0.1 * torch.randn_like(p)
-    net = randomize(net, seed)
-    net.norm.num_batches_tracked.fill_(seed)
-    return net
 
 
 def _images(count=3, size=8, seed=6):
@@ -58,7 +30,7 @@ class Ingredients:
 
 @pytest.fixture
 def soup(tmp_path):
-    nets = [_net(seed) for seed in (1, 2, 3)]
+    nets = [ingredient(seed) for seed in (1, 2, 3)]
     paths = [tmp_path / f"{i}.pt" for i in range(3)]
     for net, path in zip(nets, paths, strict=True):
         torch.save(net.state_dict(), path)
@@ -71,7 +43,7 @@ def _average(soup, **options):
         "inputs": (torch.randn(1, 3, 8, 8),),
         "out": soup.folder / "out",
     } | options
-    return average(_net(0), soup.paths, **arguments)
+    return average(ingredient(0), soup.paths, **arguments)
 
 
 def test_a_uniform_soup_is_written_with_its_statistics_and_deviations(soup):
@@ -112,7 +84,7 @@ def test_the_program_computes_the_soup(soup):
 
 
 def test_the_users_own_module_is_not_touched(soup):
-    model = _net(0)
+    model = ingredient(0)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     average(model, soup.nets, batches=_images(), inputs=(torch.randn(1, 3, 8, 8),), out=soup.folder / "out")
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -220,7 +192,7 @@ def test_what_cannot_be_averaged_leaves_nothing(soup, options, words):
 
 
 def test_an_exported_program_has_no_statistics_to_gather(soup):
-    program = torch.export.export(_net(0), (torch.randn(1, 3, 8, 8),))
+    program = torch.export.export(ingredient(0), (torch.randn(1, 3, 8, 8),))
     with pytest.raises(UsageError, match="a soup needs the module"):
         average(
             program, soup.paths, batches=_images(), inputs=(torch.randn(1, 3, 8, 8),), out=soup.folder / "out"
@@ -269,71 +241,6 @@ def test_a_router_is_no_partition_to_average(tmp_path):
             out=tmp_path / "o",
         )
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_checkpoint_is_read_in_all_its_wrappings(soup):
-    state = soup.nets[0].state_dict()
-    untied = {key: value.clone() for key, value in state.items() if key != "again.weight"}
-    save_file(untied, soup.folder / "a.safetensors")
-    torch.save({"epoch": 3, "state_dict": state}, soup.folder / "b.ckpt")
-    torch.save(
-        {key: v.double() if v.is_floating_point() else v for key, v in state.items()}, soup.folder / "c.pt"
-    )
-    for name in ("a.safetensors", "b.ckpt", "c.pt"):
-        found = state_of(soup.folder / name, _net(0), name)
-        assert list(found) == list(state)
-        assert all(
-            torch.equal(found[key], state[key]) and found[key].dtype == state[key].dtype for key in state
-        )
-        assert found["again.weight"].data_ptr() == found["head.weight"].data_ptr()
-
-
-def _written(folder, name, value):
-    torch.save(value, folder / name)
-    return folder / name
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        ({"epoch": 3, "optimizer": {}}, "holds no state dict .* epoch, optimizer"),
-        ([torch.ones(1)], "holds no state dict .* list"),
-        (nn.Linear(2, 2), "cannot be read as weights"),
-    ],
-)
-def test_a_file_without_a_state_dict_is_told(tmp_path, value, words):
-    with pytest.raises(UsageError, match=words):
-        read_state(_written(tmp_path, "x.pt", value))
-
-
-def test_a_missing_or_torn_file_is_told(tmp_path):
-    with pytest.raises(UsageError, match="no checkpoint"):
-        read_state(tmp_path / "none.pt")
-    (tmp_path / "torn.safetensors").write_bytes(b"\x08\x00")
-    with pytest.raises(UsageError, match=r"torn\.safetensors cannot be read"):
-        read_state(tmp_path / "torn.safetensors")
-
-
-def test_another_architecture_is_told_by_its_first_key():
-    state = _net(1).state_dict()
-    wide = {**state, "conv.weight": torch.ones(6, 3, 5, 5)}
-    with pytest.raises(
-        UsageError,
-        match=r"'conv.weight' is float32\[6, 3, 3, 3\] in the model and float32\[6, 3, 5, 5\] in x",
-    ):
-        state_of(wide, _net(0), "x")
-    less = {key: value for key, value in state.items() if key != "norm.bias"}
-    with pytest.raises(UsageError, match=r"the model has 'norm.bias' and x has not"):
-        state_of(less, _net(0), "x")
-    untied = {**state, "again.weight": state["again.weight"] + 1}
-    with pytest.raises(UsageError, match="tied in the model and differ in x"):
-        state_of(untied, _net(0), "x")
-
-
-def test_buffers_are_told_apart():
-    found = untrained_keys(_net(0))
-    assert found.tables == {"places"}
-    assert found.statistics == {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
 
 
 USER = """

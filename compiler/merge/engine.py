@@ -114,7 +114,9 @@ def _merge_root(regions: Regions, root: Value, editor: Editor, renamed: dict[Val
         pieces = _solved(regions, chain, price)
     report = attempts_of(regions, chain, pieces, price)
     for piece in emitted_pieces(pieces):
-        if piece.exit not in renamed and piece.program is not None:
+        # A region that was merged before may have left nothing that reads this one.
+        unread = piece.exit.node not in editor.graph
+        if piece.program is not None and piece.exit not in renamed and not unread:
             apply_program(regions, piece.entry, piece.exit, piece.program, editor, renamed)
     regions.forget()
     return report

@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -81,12 +81,31 @@ STEP = st.tuples(
     st.integers(0, 7),
     st.sampled_from(["one", "one", "add", "sub", "mul", "cat"]),
 )
+
+
+def drawn(steps: list[tuple[str, int, int, str]], seed: int) -> nn.Module:
+    return randomize(RandomGraph(steps, seed), seed)
+
+
 GRAPHS = st.builds(
-    lambda steps, seed: randomize(RandomGraph(steps, seed), seed),
+    drawn,
     st.lists(STEP, min_size=2, max_size=8),
     st.integers(0, 9),
 )
 X = torch.randn(2, CHANNELS, 7, 6, generator=torch.Generator().manual_seed(0))
+
+
+# A later region takes an earlier one over, whose root nothing reads any more.
+TAKEN_OVER = [
+    ("linear", 7, 2, "sub"),
+    ("depthwise", 3, 6, "sub"),
+    ("linear", 6, 6, "one"),
+    ("pool", 2, 4, "one"),
+    ("reflect", 5, 1, "sub"),
+    ("dense", 5, 7, "one"),
+    ("pool", 0, 1, "add"),
+    ("point", 1, 7, "cat"),
+]
 
 
 def imported(module: nn.Module) -> Graph:
@@ -111,6 +130,7 @@ def test_merging_again_changes_nothing(module: nn.Module) -> None:
 
 
 @settings(max_examples=10, phases=NO_SHRINK, deadline=None, suppress_health_check=list(HealthCheck))
+@example(drawn(TAKEN_OVER, 6), 76)
 @given(GRAPHS, st.integers(0, 99))
 def test_the_order_of_regions_does_not_matter(module: nn.Module, seed: int) -> None:
     graph = imported(module)

@@ -4,6 +4,7 @@ import pytest
 
 from compiler.errors import UnsupportedModelError
 from targets import get_target
+from tests.targets.conftest import PROFILE
 from tests.targets.functions import CASES, imported
 
 NOWHERE = {"a histogram without a range", "an inverse", "singular values"}
@@ -22,7 +23,7 @@ def test_what_is_said_to_be_refused_does_not_lower_and_the_rest_does(name, case,
     refused = [n for n in graph.ops() if target.refuses(n)]
     error = ""
     try:
-        target.lower({"forward": graph}, None, tmp_path)
+        target.lower({"forward": graph}, PROFILE, tmp_path)
     except UnsupportedModelError as caught:
         error = str(caught)
     assert (not refused) == (not error) == (case not in REFUSED[name])

@@ -8,6 +8,7 @@ from compiler.frontends.torch_export import import_model
 from targets import get_target
 from targets.executorch.capability import KNOWN_GAPS, SUPPORTED
 from targets.quiet import quiet
+from tests.targets.conftest import PROFILE
 from tests.targets.functions import Function, X, imported
 
 TARGET = get_target("executorch")
@@ -48,7 +49,7 @@ LEFT = {
 def outside(function, tmp_path):
     """Return (IR nodes the runtime runs outside the delegate, IR nodes predicted to be)."""
     graph = imported(function)
-    report = TARGET.lower({"forward": graph}, None, tmp_path).report
+    report = TARGET.lower({"forward": graph}, PROFILE, tmp_path).report
     real = {name for row in report["outside"] for name in row["nodes"]}
     return real, {n.name for n in graph.ops() if TARGET.supports(n) is not None}
 

@@ -9,6 +9,7 @@ from targets import get_target
 from targets.executorch import lower as lowering
 from targets.executorch.legalise import legalise
 from targets.quiet import quiet
+from tests.targets.conftest import PROFILE
 
 TARGET = get_target("executorch")
 X = (1, 3, 8, 8)
@@ -49,7 +50,7 @@ def test_a_failure_of_the_sdk_names_the_node_and_module(monkeypatch, tmp_path, i
 
     monkeypatch.setattr(lowering, "_partition", breaks)
     with pytest.raises(UnsupportedModelError) as caught:
-        TARGET.lower({"forward": graph}, None, tmp_path)
+        TARGET.lower({"forward": graph}, PROFILE, tmp_path)
     message = str(caught.value)
     assert f"at node {node!r} in module 'conv' (aten.conv2d.default)" in message
     assert len(message) < 600

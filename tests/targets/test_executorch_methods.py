@@ -10,6 +10,7 @@ from compiler.ir.constants import constant_bytes
 from targets import get_target
 from targets.executorch import lower as lowering
 from targets.executorch.legalise import legalise
+from tests.targets.conftest import PROFILE
 from tests.targets.functions import Tokens, tokens
 
 TARGET = get_target("executorch")
@@ -81,4 +82,4 @@ def test_a_failure_names_the_node_of_a_later_method(graphs, monkeypatch, tmp_pat
 
     monkeypatch.setattr(lowering, "_partition", breaks)
     with pytest.raises(UnsupportedModelError, match=f"at node {name!r}"):
-        TARGET.lower(graphs, None, tmp_path)
+        TARGET.lower(graphs, PROFILE, tmp_path)

@@ -21,6 +21,7 @@ from targets import get_target
 from targets.litert import lower as lowering
 from targets.litert.legalise import legalise
 from targets.litert.origins import origin
+from tests.targets.conftest import PROFILE
 from tests.targets.functions import Tokens, X, imported, tokens
 
 TARGET = get_target("litert")
@@ -150,7 +151,7 @@ def test_an_operation_s_tensor_tells_its_node():
 def test_weights_that_no_file_can_hold_are_refused_before_any_work(monkeypatch, tmp_path):
     monkeypatch.setattr(lowering, "LARGEST", 100)
     with pytest.raises(UnsupportedModelError, match="one flatbuffer holds at most 100"):
-        TARGET.lower({"forward": imported(lambda m, x: m.conv(x))}, None, tmp_path)
+        TARGET.lower({"forward": imported(lambda m, x: m.conv(x))}, PROFILE, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

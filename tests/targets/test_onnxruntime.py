@@ -22,6 +22,7 @@ from targets import get_target
 from targets.onnxruntime import lower as lowering
 from targets.onnxruntime.legalise import legalise
 from targets.quiet import quiet
+from tests.targets.conftest import PROFILE
 from tests.targets.functions import CASES, X, imported
 
 TARGET = get_target("onnxruntime")
@@ -50,7 +51,7 @@ def refused(graph):
 def said_and_done(graph, folder):
     """Return whether a graph is said to be supported, and whether it lowers."""
     try:
-        TARGET.lower({"forward": graph}, None, folder)
+        TARGET.lower({"forward": graph}, PROFILE, folder)
     except UnsupportedModelError:
         return not refused(graph), False
     return not refused(graph), True
@@ -89,7 +90,7 @@ def test_a_decomposition_that_leads_nowhere_is_known_and_named(name, tmp_path):
     graph = imported(lambda m, x: function(x * 0.5, x) if name in PAIRS else function(x * 0.5))
     [node] = refused(graph)
     with pytest.raises(UnsupportedModelError, match=f"at node '{node}'"):
-        TARGET.lower({"forward": graph}, None, tmp_path)
+        TARGET.lower({"forward": graph}, PROFILE, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_a_refusal_of_the_runtime_names_the_node_and_module(monkeypatch, tmp_pat
 
     monkeypatch.setattr(lowering, "optimised_operations", refuses)
     with pytest.raises(UnsupportedModelError) as caught:
-        TARGET.lower({"forward": imported(lambda m, x: m.conv(x) * 2)}, None, tmp_path)
+        TARGET.lower({"forward": imported(lambda m, x: m.conv(x) * 2)}, PROFILE, tmp_path)
     message = str(caught.value)
     assert (
         "at node 'conv2d' in module 'conv' (aten.conv2d.default): no implementation for Conv(11)" in message
@@ -136,7 +137,7 @@ def test_a_refusal_of_the_runtime_names_the_node_and_module(monkeypatch, tmp_pat
 def test_weights_that_no_file_can_hold_are_refused_before_any_work(monkeypatch, tmp_path):
     monkeypatch.setattr(lowering, "LARGEST", 100)
     with pytest.raises(UnsupportedModelError, match="one ONNX file holds at most 100"):
-        TARGET.lower({"forward": imported(lambda m, x: m.conv(x))}, None, tmp_path)
+        TARGET.lower({"forward": imported(lambda m, x: m.conv(x))}, PROFILE, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -269,7 +270,7 @@ def test_what_the_sdk_says_meanwhile_stays_off_the_terminal(capfd, caplog):
 def test_several_methods_are_refused(tmp_path):
     graph = imported(lambda m, x: m.conv(x))
     with pytest.raises(UnsupportedModelError, match="holds one method, not forward_t1, forward_t5"):
-        TARGET.lower({"forward_t1": graph, "forward_t5": graph}, None, tmp_path)
+        TARGET.lower({"forward_t1": graph, "forward_t5": graph}, PROFILE, tmp_path)
 
 
 def test_a_compile_is_verified_in_the_runtime(profile, tmp_path):

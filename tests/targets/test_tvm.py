@@ -12,6 +12,7 @@ from edgewright.cli import main
 from targets import get_target
 from targets.tvm import lower as lowering
 from targets.tvm.legalise import legalise
+from tests.targets.conftest import PROFILE
 from tests.targets.functions import X, imported
 
 TARGET = get_target("tvm")
@@ -40,7 +41,7 @@ def test_an_operation_the_first_importer_lacks_comes_by_way_of_onnx(lower):
 def test_a_wrong_grid_sample_is_never_silent(tmp_path):
     """Both importers of TVM 0.26 build it and give it a wrong shape, without an error."""
     with pytest.raises(UnsupportedModelError, match=r"shape \(2, 6, 5, 2\) .* in place of \(2, 6, 5, 5\)"):
-        TARGET.lower({"forward": imported(sampled)}, None, tmp_path)
+        TARGET.lower({"forward": imported(sampled)}, PROFILE, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_what_computes_something_else_is_refused_by_both_ways(monkeypatch, tmp_p
     with pytest.raises(
         UnsupportedModelError, match=f"torch.export: .*{message}.*; by way of onnx: .*{message}"
     ):
-        TARGET.lower({"forward": imported(lambda m, x: x.abs() + 1)}, None, tmp_path)
+        TARGET.lower({"forward": imported(lambda m, x: x.abs() + 1)}, PROFILE, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -69,7 +70,7 @@ def test_infinite_results_are_compared_by_place(lower):
 def test_several_methods_are_refused(tmp_path):
     graph = imported(lambda m, x: m.linear(x))
     with pytest.raises(UnsupportedModelError, match="holds one method"):
-        TARGET.lower({"forward_t1": graph, "forward_t5": graph}, None, tmp_path)
+        TARGET.lower({"forward_t1": graph, "forward_t5": graph}, PROFILE, tmp_path)
 
 
 def test_untuned_code_is_labelled_wherever_its_latency_appears(tmp_path, capsys):

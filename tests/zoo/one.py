@@ -24,7 +24,7 @@ from edgewright.compilation import build
 from edgewright.models import load_model
 from edgewright.models.loaded import call_flat, tensors
 from edgewright.recipe import Recipe, resolve
-from edgewright.stages import Prepared, prepare
+from edgewright.stages import Prepared, canonicalise, merged
 
 SEED = 3
 
@@ -36,23 +36,21 @@ def main() -> None:
     found: dict[str, Any] = json.loads(document.read_text()) if document.exists() else {"model": spec}
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    prepared: list[Prepared] = []
+    sources: list[Prepared] = []
+
+    def source() -> Prepared:
+        if not sources:
+            sources.append(canonicalise(load_model(spec, None, randomize=SEED)))
+        return sources[0]
 
     def step(name: str, run: Callable[[], dict[str, Any]]) -> None:
         if name not in found:
             found[name] = outcome(run)
             document.write_text(json.dumps(found, indent=1) + "\n")
 
-    def imported() -> dict[str, Any]:
-        prepared.append(prepare(load_model(spec, None, randomize=SEED)))
-        return agreement(prepared[0])
-
-    missing = [t for t in targets if t not in found]
-    if "imported" in found and missing and found["imported"]["outcome"] == "verified":
-        prepared.append(prepare(load_model(spec, None, randomize=SEED)))
-    step("imported", imported)
-    for target in missing if prepared else ():
-        step(target, lambda target=target: lowered(prepared[0], target))  # type: ignore[misc]
+    step("imported", lambda: agreement(merged(source())))
+    for target in targets if found["imported"]["outcome"] == "verified" else ():
+        step(target, lambda target=target: lowered(source(), target))  # type: ignore[misc]
 
 
 def outcome(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -89,11 +87,11 @@ def agreement(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def lowered(prepared: Prepared, target: str) -> dict[str, Any]:
-    """Return the report of a verified artifact."""
+def lowered(source: Prepared, target: str) -> dict[str, Any]:
+    """Return the report of a verified artifact, merged as `compile` for the target merges."""
+    recipe = Recipe(*resolve("host", target), Plan(()), (), None, None)
     with tempfile.TemporaryDirectory() as folder:
-        recipe = Recipe(*resolve("host", target), Plan(()), (), None, None)
-        manifest: Any = build([prepared], recipe, Path(folder) / "out").manifest
+        manifest: Any = build([merged(source, prior=recipe.prior)], recipe, Path(folder) / "out").manifest
     report = manifest["lowering"]
     return {
         "max_relative_error": manifest["verification"]["max_relative_error"],

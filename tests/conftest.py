@@ -7,6 +7,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 NEEDS_SDK = {"arm", "targets", "end_to_end"}
+THOROUGH = {"methods", "opinfo"}
 GAPS = ("notimpl", "notyet", "never")
 
 
@@ -28,16 +29,16 @@ def pytest_collection_modifyitems(items):
 
 
 def _mark_folder(item):
-    """What needs no SDK and no phone, and is not slow, is core."""
+    """What needs no SDK and no phone, and is neither slow nor thorough, is core."""
     marked = {m.name for m in item.iter_markers()}
     folder = item.path.relative_to(TESTS).parts[0]
     if folder in NEEDS_SDK and not marked & {"core", "device"}:
         item.add_marker(pytest.mark.target)
         marked.add("target")
-    if folder == "methods":  # every published method: minutes, and `make test` has them
-        item.add_marker(pytest.mark.methods)
+    if folder in THOROUGH:
+        item.add_marker(pytest.mark.thorough)
         return
-    if not marked & {"target", "device", "slow", "core"}:
+    if not marked & {"target", "device", "slow", "thorough", "core"}:
         item.add_marker(pytest.mark.core)
 
 

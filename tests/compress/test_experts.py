@@ -12,6 +12,8 @@ from compiler.evaluate import evaluate
 from compiler.merge import Exactness
 from tests.models.experts import FORMS, WIDTH, Mlp, Partitioned, average_of, by_index, imported, spread
 
+pytestmark = pytest.mark.thorough
+
 
 def _batches(count=3, rows=9):
     generator = torch.Generator().manual_seed(7)

@@ -15,7 +15,7 @@ from compiler.cost.roofline import Roofline
 from compiler.merge import merge
 from tests.models.small import ConvNorm, Sum, compile_graph, error, merged, randomize, reasons
 
-pytestmark = pytest.mark.core
+pytestmark = pytest.mark.thorough
 # The same examples in every run; `--hypothesis-seed` with derandomize off explores further.
 SETTINGS = settings(
     max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

@@ -15,7 +15,7 @@ from compiler.ir.graph import Graph
 from compiler.merge import engine, merge
 from tests.models.small import compile_graph, error, randomize
 
-pytestmark = pytest.mark.core
+pytestmark = pytest.mark.thorough
 
 CHANNELS = 4
 NO_SHRINK = (Phase.explicit, Phase.reuse, Phase.generate)  # a graph takes a second: shrinking takes minutes

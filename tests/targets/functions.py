@@ -1,5 +1,7 @@
 """Small models for targets: functions of torch's operations in one line each, and a layer of tokens."""
 
+from functools import cache
+
 import torch
 from torch import nn
 from torch.nn import functional as f
@@ -45,6 +47,7 @@ CASES = {
 }  # fmt: skip
 
 
+@cache
 def imported(function, dtype=torch.float32):
     """The graph of a function of a module and an input."""
     return import_model(Function(function).to(dtype).eval(), ((torch.rand(X) + 0.5).to(dtype),))

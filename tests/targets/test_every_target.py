@@ -1,5 +1,8 @@
 """What every target must do, written once: outputs against float64, reports, and the runner's manners."""
 
+import dataclasses
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +15,23 @@ from targets import get_target, list_targets
 @pytest.fixture(params=list_targets())
 def target(request):
     return get_target(request.param)
+
+
+@pytest.fixture(scope="module")
+def small_programs():
+    """What was made of `Colliding`, by target."""
+    return {}
+
+
+@pytest.fixture
+def small(target, small_programs, lower, imports, tmp_path, tmp_path_factory):
+    """`Colliding` lowered for a target, in a folder of the test's own."""
+    if target.name not in small_programs:
+        made = lower(target, imports(normalised(Colliding()), torch.randn(SQUARE)))
+        kept = shutil.copytree(made.folder, tmp_path_factory.mktemp("small") / "kept")
+        small_programs[target.name] = dataclasses.replace(made, folder=kept)
+    made = small_programs[target.name]
+    return dataclasses.replace(made, folder=shutil.copytree(made.folder, tmp_path / "small"))
 
 
 def each_target(**gaps):
@@ -188,24 +208,22 @@ def test_a_state_is_kept_between_calls(target, lower, imports):
     assert torch.allclose(twice - once, 2 * x)
 
 
-def test_executing_again_does_not_change_the_outputs(target, lower, imports):
+def test_executing_again_does_not_change_the_outputs(small):
     x = torch.randn(SQUARE)
-    lowered = lower(target, imports(normalised(Colliding()), x))
-    first, later = lowered.infer(x), lowered.infer(x, before=[{"do": "time", "iterations": 20}])
+    first, later = small.infer(x), small.infer(x, before=[{"do": "time", "iterations": 20}])
     assert all(torch.equal(a, b) for a, b in zip(first, later, strict=True))
 
 
-def test_the_runner_speaks_the_protocol(target, lower, imports):
-    lowered = lower(target, imports(normalised(Colliding()), torch.randn(SQUARE)))
-    short = lowered.folder / "short.bin"
+def test_the_runner_speaks_the_protocol(small):
+    short = small.folder / "short.bin"
     short.write_bytes(b"1234")
-    answers, code = lowered.talk(
+    answers, code = small.talk(
         {"do": "time", "iterations": 4},
         {"do": "time_for", "seconds": 0.0, "min": 3},
         {"do": "fly"},
         "not json\n",
-        {"do": "infer", "inputs": [str(short)], "outputs": str(lowered.folder)},
-        {"do": "infer", "inputs": [], "outputs": str(lowered.folder)},
+        {"do": "infer", "inputs": [str(short)], "outputs": str(small.folder)},
+        {"do": "infer", "inputs": [], "outputs": str(small.folder)},
         {"do": "time", "iterations": 1},
         {"do": "exit"},
         {"do": "time", "iterations": 1},
@@ -219,17 +237,15 @@ def test_the_runner_speaks_the_protocol(target, lower, imports):
     assert len(after["wall_ns"]) == 1, "the runner must stay up after an error and end at exit"
 
 
-def test_a_program_that_cannot_be_loaded_is_said_on_stdout(target, lower, imports):
-    lowered = lower(target, imports(normalised(Colliding()), torch.randn(SQUARE)))
-    lowered.spec().files["program"].write_bytes(b"no program")
-    answers, code = lowered.talk()
+def test_a_program_that_cannot_be_loaded_is_said_on_stdout(small):
+    small.spec().files["program"].write_bytes(b"no program")
+    answers, code = small.talk()
     assert code == 1 and list(answers[0]) == ["error"]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_runtime_uses_the_profile_s_threads(target, lower, imports, threads):
-    lowered = lower(target, imports(normalised(Colliding()), torch.randn(SQUARE)))
-    answers, _ = lowered.talk({"do": "time", "iterations": 1}, threads=threads)
+def test_the_runtime_uses_the_profile_s_threads(small, threads):
+    answers, _ = small.talk({"do": "time", "iterations": 1}, threads=threads)
     assert answers[0]["threads"] == threads and len(answers[1]["wall_ns"]) == 1
 
 
@@ -246,12 +262,11 @@ def test_the_report_counts_what_fell_outside_by_module(target, lower, imports):
     assert sum(row["count"] for row in report["outside"]) == report["outside_ops"]
 
 
-def test_a_method_there_is_not_is_told_with_the_one_there_is(target, lower, imports):
-    lowered = lower(target, imports(normalised(Colliding()), torch.randn(SQUARE)))
-    lowered.method = "forward"
-    assert lowered.talk()[0][0]["event"] == "ready"
-    lowered.method = "forward_t9"
-    answers, code = lowered.talk()
+def test_a_method_there_is_not_is_told_with_the_one_there_is(small):
+    small.method = "forward"
+    assert small.talk()[0][0]["event"] == "ready"
+    small.method = "forward_t9"
+    answers, code = small.talk()
     assert code == 1 and "'forward_t9'; it has forward" in answers[0]["error"]
 
 

@@ -7,8 +7,12 @@ activations finite through deep networks (independent random statistics explode 
     gamma ~ U[0.5, 1.5], beta ~ N(0, 0.1)             every normalisation
     b ~ N(0, 0.05)                                    every bias that is all zero
     s ~ U[0.5, 1.5]                                   constant one-dimensional scales (layer scale)
-    mean, var <- one forward in train mode, momentum 1, then mean += 0.2 sd u, var *= 1 + 0.2 u,
-    u ~ U[-1, 1]                                      running statistics
+    mean, var <- those of its input in one forward pass of four samples, var at least a tenth of
+    the channels' average, then mean += 0.2 sd u, var *= 1 + 0.2 u, u ~ U[-1, 1]   running statistics
+
+Each normalisation draws before its own output is computed, so that what follows sees it: drawn
+afterwards the deviations multiply from layer to layer. A channel that is silent in those samples has no
+variance of its own; without a floor another input would be multiplied by up to 1/sqrt(eps).
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from edgewright.models.inputs import redraw
 from edgewright.models.loaded import LoadedModel
 
 BATCH = 4
+FLOOR = 0.1
 
 
 def randomize(model: LoadedModel, seed: int) -> None:
@@ -40,14 +45,12 @@ def randomize(model: LoadedModel, seed: int) -> None:
             _draw_parameters(module, generator)
     norms = [m for m in model.source.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if norms:
-        with _training(norms):
-            _gather_statistics(model, seed)
-        for norm in norms:
-            _perturb(norm, generator)
+        with _drawing(norms, generator):
+            _run(model, seed)
 
 
-def _gather_statistics(model: LoadedModel, seed: int) -> None:
-    """Run one batch through the module, leaving the statistics it gathers in place."""
+def _run(model: LoadedModel, seed: int) -> None:
+    """Run one batch through the module."""
     args, kwargs = model.whole(*redraw((model.args, model.kwargs), seed, BATCH))
     with torch.no_grad():
         model.module(*args, **kwargs)
@@ -70,23 +73,28 @@ def _is_scale(parameter: nn.Parameter) -> bool:
 
 
 @contextlib.contextmanager
-def _training(norms: list[_BatchNorm]) -> Iterator[None]:
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train()
-        norm.momentum = 1.0
+def _drawing(norms: list[_BatchNorm], generator: torch.Generator) -> Iterator[None]:
+    """Let each normalisation draw its statistics at its first call, before it uses them."""
+    drawn: set[_BatchNorm] = set()
+
+    def draw(norm: _BatchNorm, inputs: tuple[torch.Tensor, ...]) -> None:
+        if norm not in drawn:
+            drawn.add(norm)
+            _draw_statistics(norm, inputs[0], generator)
+
+    handles = [norm.register_forward_pre_hook(draw) for norm in norms]  # type: ignore[arg-type]
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.eval()
-            norm.momentum = momentum
+        for handle in handles:
+            handle.remove()
 
 
-def _perturb(norm: _BatchNorm, generator: torch.Generator) -> None:
+def _draw_statistics(norm: _BatchNorm, x: torch.Tensor, generator: torch.Generator) -> None:
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    shape = norm.running_mean.shape
-    shift, factor = (torch.rand(shape, generator=generator) * 2 - 1 for _ in range(2))
-    norm.running_mean += 0.2 * norm.running_var.sqrt() * shift
-    norm.running_var *= 1 + 0.2 * factor
+    variance, mean = torch.var_mean(x.transpose(0, 1).flatten(1), 1)
+    variance = variance.clamp(min=FLOOR * float(variance.mean()))
+    shift, factor = (torch.rand(mean.shape, generator=generator) * 2 - 1 for _ in range(2))
+    norm.running_mean.copy_(mean + 0.2 * variance.sqrt() * shift)
+    norm.running_var.copy_(variance * (1 + 0.2 * factor))

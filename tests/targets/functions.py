@@ -1,6 +1,7 @@
 """Small models for targets: functions of torch's operations in one line each, and a layer of tokens."""
 
 from functools import cache
+from inspect import signature
 
 import torch
 from torch import nn
@@ -51,6 +52,24 @@ CASES = {
 def imported(function, dtype=torch.float32):
     """The graph of a function of a module and an input."""
     return import_model(Function(function).to(dtype).eval(), ((torch.rand(X) + 0.5).to(dtype),))
+
+
+class Together(nn.Module):
+    """Several modules as one program: lowering a program of its own for each takes minutes."""
+
+    def __init__(self, parts):
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.counts = [
+            sum(p.default is p.empty for p in signature(m.forward).parameters.values()) for m in parts
+        ]
+
+    def forward(self, *inputs):
+        results, rest = [], list(inputs)
+        for part, count in zip(self.parts, self.counts, strict=True):
+            found = part(*(rest.pop(0) for _ in range(count)))
+            results.extend(found if isinstance(found, tuple) else [found])
+        return results
 
 
 class Tokens(nn.Module):

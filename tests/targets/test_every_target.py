@@ -10,6 +10,7 @@ from torch import nn
 from compiler.errors import UnsupportedModelError
 from compiler.frontends.torch_export import import_model
 from targets import get_target, list_targets
+from tests.targets.functions import Together
 
 
 @pytest.fixture(params=list_targets())
@@ -159,23 +160,27 @@ class Literals(nn.Module):
 
 
 SQUARE = (1, 4, 8, 8)
-CASES = {
-    "digit names": (lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU()), [SQUARE]),
-    "one conv, two norms": (SharedConv, [SQUARE, SQUARE]),
-    "colliding names": (Colliding, [SQUARE]),
-    "norm before conv": (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1)), [SQUARE]),
-    "norm of rank 2": (lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5)), [(3, 4)]),
-    "norm of rank 3": (lambda: nn.Sequential(nn.Conv1d(4, 5, 3), nn.BatchNorm1d(5)), [(2, 4, 9)]),
-    "attention": (Attention, [(2, 5, 16)]),
-    "gates and pools": (Gate, [(2, 8, 8, 8)]),
-}
+PARTS = [
+    (SharedConv, [SQUARE, SQUARE]),
+    (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1)), [SQUARE]),
+    (lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5)), [(3, 4)]),
+    (lambda: nn.Sequential(nn.Conv1d(4, 5, 3), nn.BatchNorm1d(5)), [(2, 4, 9)]),
+    (Attention, [(2, 5, 16)]),
+    (Gate, [(2, 8, 8, 8)]),
+]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_runtime_computes_what_the_model_does(case, target, lower, imports):
-    make, shapes = CASES[case]
-    inputs = [torch.randn(shape) for shape in shapes]
-    assert lower(target, imports(normalised(make()), *inputs)).error(*inputs) < 1e-5
+def test_the_runtime_computes_what_the_models_do(target, lower, imports):
+    inputs = [torch.randn(shape) for _, shapes in PARTS for shape in shapes]
+    graph = imports(normalised(Together([make() for make, _ in PARTS])), *inputs)
+    assert lower(target, graph).error(*inputs) < 1e-5
+
+
+def test_names_of_digits_and_names_that_collide(target, lower, imports, small):
+    x = torch.randn(SQUARE)
+    digits = nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
+    assert lower(target, imports(normalised(digits), x)).error(x) < 1e-5
+    assert small.error(x) < 1e-5
 
 
 def test_integers_go_in_and_out(target, lower, imports):

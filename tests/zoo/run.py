@@ -1,12 +1,13 @@
 """docs/zoo.md: every model of `models.txt` imported, merged, lowered, run and compared, by target.
 
-    python -m tests.zoo.run [MODEL ...] [--targets NAME ...] [--jobs N] [--work DIR] [--json FILE] [--write]
+    python -m tests.zoo.run [MODEL ...] [--targets NAME ...] [--jobs N] [--work DIR] [--write]
 
 Each model has random BatchNorm statistics, affine parameters and biases. A step is *verified* where the
 runtime's results agree with the original model in float64 as `edgewright compile` demands; it is
 *refused* where a clear error said why not, *differs* where the results do not agree (an artifact is
 never written then), *failed* where anything else was raised, *died* where the process ended or was ended. What is done is
-kept in DIR: a run that was cut short goes on where it stopped.
+kept in DIR: a run that was cut short goes on where it stopped. `--write` puts
+docs/zoo.json beside the page.
 """
 
 from __future__ import annotations
@@ -121,18 +122,16 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", default=list_targets())
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("out/zoo"))
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     models = arguments.models or listed()
     with ThreadPoolExecutor(arguments.jobs) as pool:
         found = list(pool.map(lambda m: judged(m, arguments.targets, arguments.work), models))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     text = page(found, arguments.targets)
     if arguments.write:
         PAGE.write_text(text, encoding="utf-8")
+        PAGE.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     else:
         sys.stdout.write(text)
 

@@ -21,7 +21,7 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.blocks = nn.ModuleList(nn.Linear(1024, 1024) for _ in range(6))
+        self.blocks = nn.ModuleList(nn.Linear(1024, 1024) for _ in range(3))
         self.head = nn.Linear(1024, 10)
 
     def forward(self, x):
@@ -114,8 +114,8 @@ def variants(folder: Path) -> list[Path]:
 def test_ctrl_c_ends_with_130_and_keeps_the_work(folder, interrupted, found):
     before, document = found
     assert interrupted == 130
-    assert len(before) >= 8  # float32, int8 and each of six segments
-    assert {t["variant"] for t in document["tried"]} >= {"float32", "int8", "int8 in 1", "int8 in 6"}
+    assert len(before) >= 5  # float32, int8 and each of three segments
+    assert {t["variant"] for t in document["tried"]} >= {"float32", "int8", "int8 in 1", "int8 in 3"}
 
 
 def test_the_chosen_variant_meets_the_budget_and_is_verified(folder, found):

@@ -63,9 +63,7 @@ def timm_convolutions(model: torch.nn.Module) -> int:
     return sum(isinstance(m, torch.nn.Conv2d) for m in merged.modules())
 
 
-@pytest.mark.parametrize(
-    "name", ["repvit_m0_9", "fastvit_t8", "mobilenetv3_small_050", "vit_tiny_patch16_224"]
-)
+@pytest.mark.parametrize("name", ["fastvit_t8", "mobilenetv3_small_050"])
 def test_compiles_verified(name: str, tmp_path) -> None:
     artifact = ew.compile(f"timm:{name}", profile="host", randomize=3, out=tmp_path / "out")
     manifest = json.loads((artifact.folder / "manifest.json").read_text())

@@ -7,12 +7,13 @@ activations finite through deep networks (independent random statistics explode 
     gamma ~ U[0.5, 1.5], beta ~ N(0, 0.1)             every normalisation
     b ~ N(0, 0.05)                                    every bias that is all zero
     s ~ U[0.5, 1.5]                                   constant one-dimensional scales (layer scale)
-    mean, var <- those of its input in one forward pass of four samples, var at least a tenth of
-    the channels' average, then mean += 0.2 sd u, var *= 1 + 0.2 u, u ~ U[-1, 1]   running statistics
+    mean, var <- those of its input in one forward pass of four samples, var at least a tenth of its
+    median, then mean += 0.2 sd u, var *= 1 + 0.2 u, u ~ U[-1, 1]                  running statistics
 
 Each normalisation draws before its own output is computed, so that what follows sees it: drawn
 afterwards the deviations multiply from layer to layer. A channel that is silent in those samples has no
-variance of its own; without a floor another input would be multiplied by up to 1/sqrt(eps).
+variance of its own (it does not count for the median); without a floor another input would be multiplied
+by up to 1/sqrt(eps).
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def _drawing(norms: list[_BatchNorm], generator: torch.Generator) -> Iterator[No
             drawn.add(norm)
             _draw_statistics(norm, inputs[0], generator)
 
-    handles = [norm.register_forward_pre_hook(draw) for norm in norms]  # type: ignore[arg-type]
+    handles = [norm.register_forward_pre_hook(draw) for norm in norms]
     try:
         yield
     finally:
@@ -94,7 +95,8 @@ def _draw_statistics(norm: _BatchNorm, x: torch.Tensor, generator: torch.Generat
     assert norm.running_mean is not None
     assert norm.running_var is not None
     variance, mean = torch.var_mean(x.transpose(0, 1).flatten(1), 1)
-    variance = variance.clamp(min=FLOOR * float(variance.mean()))
+    heard = variance[variance > norm.eps]
+    variance = variance.clamp(min=FLOOR * float(heard.median()) if len(heard) else 1.0)
     shift, factor = (torch.rand(mean.shape, generator=generator) * 2 - 1 for _ in range(2))
     norm.running_mean.copy_(mean + 0.2 * variance.sqrt() * shift)
     norm.running_var.copy_(variance * (1 + 0.2 * factor))

@@ -10,7 +10,7 @@ from compiler.errors import UsageError
 from edgewright.models import InputSpec, LoadedModel, load_model, parse_input
 from edgewright.models.batches import load_batches
 from edgewright.models.inputs import describe, redraw
-from edgewright.models.randomize import randomize
+from edgewright.models.randomize import BATCH, randomize
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,28 @@ def test_the_recipe_follows_the_activations():
     with torch.no_grad():
         seen = model.module.conv(x).var((0, 2, 3))
     assert (model.module.norm.running_var / seen).log().abs().max() < 0.5
+
+
+def test_a_channel_that_is_silent_gets_a_variance_of_its_neighbours_size():
+    silent = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.ReLU(), nn.BatchNorm2d(4)).eval()
+    with torch.no_grad():
+        silent[0].weight.copy_(torch.tensor([-1.0, 1.0, 1.0, 2.0])[:, None, None, None])
+    randomize(LoadedModel(silent, (torch.rand(1, 3, 8, 8),)), 1)
+    variance = silent[2].running_var
+    assert 0.07 * variance.median() < variance[0] < 0.2 * variance.median()
+
+
+def test_statistics_are_those_of_what_deviating_layers_before_give():
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6), nn.ReLU()) for _ in range(12)]
+    model = LoadedModel(nn.Sequential(*blocks, nn.BatchNorm2d(6)).eval(), (torch.randn(1, 6, 8, 8),))
+    randomize(model, 1)
+    (x,), _ = redraw((model.args, model.kwargs), 1, BATCH)
+    with torch.no_grad():
+        variance, mean = torch.var_mean(model.module[:-1](x), (0, 2, 3))
+    last = model.module[-1]
+    assert ((last.running_mean - mean).abs() < 0.21 * variance.sqrt()).all()
+    assert ((last.running_var / variance - 1).abs() < 0.21).all()
 
 
 def test_the_recipe_is_a_function_of_its_seed():

@@ -91,15 +91,20 @@ def border(taps: TapMap, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
         flat, flat[:, first][:, index], rtol=1e-12, atol=_ROUNDING * float(flat.abs().max())
     ):
         return None  # it differs where the border is the same
-    whole = regrouped(taps.blocks, 1).weight[:, 0]
-    missing = torch.einsum("pt,toi->poi", 1 - pattern, whole)
-    rows, columns = missing.shape[1:]
-    bias = torch.eye(rows, dtype=torch.float64).expand(len(pattern), rows, rows)
-    system = torch.cat([missing, bias], 2).reshape(-1, columns + rows)
-    wanted = flat[:, first].T.reshape(-1, 1)
+    # Blocks that read different inputs are systems of their own: a depthwise one has two unknowns a channel.
+    apart = len(set(taps.blocks.source)) == len(taps.blocks.source)
+    matrix = taps.blocks if apart else regrouped(taps.blocks, 1)
+    groups, rows, columns = matrix.weight.shape[1:]
+    missing = torch.einsum("pt,tgoi->gpoi", 1 - pattern, matrix.weight)
+    bias = torch.eye(rows, dtype=torch.float64).expand(groups, len(pattern), rows, rows)
+    system = torch.cat([missing, bias], 3).flatten(1, 2)
+    wanted = flat[:, first].reshape(groups, rows, -1).transpose(1, 2).reshape(groups, -1, 1)
     found = torch.linalg.lstsq(system, wanted, driver="gelsd").solution
-    holds = float((system @ found - wanted).abs().max()) <= 1e-12 * float(wanted.abs().max())
-    return (found[:columns, 0], found[columns:, 0]) if holds else None
+    if float((system @ found - wanted).abs().max()) > 1e-12 * float(wanted.abs().max()):
+        return None
+    outside = torch.zeros(matrix.columns // columns, columns, dtype=torch.float64)
+    outside[list(matrix.source)] = found[:, :columns, 0]
+    return outside.flatten(), found[:, columns:, 0].flatten()
 
 
 def constant_response(taps: TapMap, values: torch.Tensor) -> torch.Tensor:

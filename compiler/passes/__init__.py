@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from compiler.ir.graph import Graph
+from compiler.passes.activations import name_activations
 from compiler.passes.canonicalize import canonicalize
 from compiler.passes.common import share_computations
 from compiler.passes.copies import resolve_copies
@@ -31,6 +32,7 @@ PIPELINE: tuple[tuple[str, Pass], ...] = (
     ("known_logits", known_logits),
     ("drop_neutral", drop_neutral),
     ("share_computations", share_computations),
+    ("name_activations", name_activations),
     ("factor_out", factor_out),
     ("dead_code", dead_code),
     ("fold_lookups", fold_lookups),

@@ -11,11 +11,13 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from compiler.cost.roofline import PRIOR, Roofline
 from compiler.errors import EdgewrightError, NumericError
 from compiler.evaluate import evaluate
 from compiler.export import export_graph, fold_inputs
@@ -36,21 +38,23 @@ def main() -> None:
     found: dict[str, Any] = json.loads(document.read_text()) if document.exists() else {"model": spec}
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    sources: list[Prepared] = []
 
+    @cache
     def source() -> Prepared:
-        if not sources:
-            sources.append(canonicalise(load_model(spec, None, randomize=SEED)))
-        return sources[0]
+        return canonicalise(load_model(spec, None, randomize=SEED))
+
+    @cache
+    def prepared(prior: Roofline) -> Prepared:
+        return merged(source(), prior=prior)
 
     def step(name: str, run: Callable[[], dict[str, Any]]) -> None:
         if name not in found:
             found[name] = outcome(run)
             document.write_text(json.dumps(found, indent=1) + "\n")
 
-    step("imported", lambda: agreement(merged(source())))
+    step("imported", lambda: agreement(prepared(PRIOR)))
     for target in targets if found["imported"]["outcome"] == "verified" else ():
-        step(target, lambda target=target: lowered(source(), target))  # type: ignore[misc]
+        step(target, lambda target=target: lowered(prepared, target))  # type: ignore[misc]
 
 
 def outcome(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -87,11 +91,11 @@ def agreement(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def lowered(source: Prepared, target: str) -> dict[str, Any]:
+def lowered(prepared: Callable[[Roofline], Prepared], target: str) -> dict[str, Any]:
     """Return the report of a verified artifact, merged as `compile` for the target merges."""
     recipe = Recipe(*resolve("host", target), Plan(()), (), None, None)
     with tempfile.TemporaryDirectory() as folder:
-        manifest: Any = build([merged(source, prior=recipe.prior)], recipe, Path(folder) / "out").manifest
+        manifest: Any = build([prepared(recipe.prior)], recipe, Path(folder) / "out").manifest
     report = manifest["lowering"]
     return {
         "max_relative_error": manifest["verification"]["max_relative_error"],

@@ -8,6 +8,8 @@ r"""Rewrites a graph into equal operations that the converter takes, before it s
   behind, it leaves a `repeat` counting in the old order.
 - A transposed convolution with groups or padding becomes one for each group without padding, cropped:
   LiteRT's has neither.
+- A nearest resize by other than whole factors becomes picked rows and columns (`targets/resizes.py`): the
+  converter asks for half-pixel places, which are others, and says nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from compiler.compress.quantize_dynamic import is_dynamic
 from compiler.evaluate import run_node
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, Value
+from targets.resizes import NEAREST, nearest
 from targets.rewriting import Maker, Rule, affine_norm, rewrite
 
 QUANTIZED = "quantized_decomposed."
@@ -105,6 +108,7 @@ def _each(amount: Any) -> tuple[int, int]:
 RULES: Mapping[str, Rule] = {
     "aten.batch_norm.default": affine_norm,
     "aten.repeat.default": repeat,
+    **dict.fromkeys(NEAREST, nearest),
     "aten.conv_transpose2d.input": transposed,
     "quantized_decomposed.dequantize_per_channel.default": stored_weight,
     "quantized_decomposed.dequantize_per_tensor.default": stored_weight,

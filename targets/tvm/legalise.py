@@ -1,10 +1,12 @@
-r"""Writes an int8 graph in plain operations, since TVM's importers know no quantize and dequantize.
+r"""Writes what TVM's importers do not know, or take wrongly, in operations that they read.
 
-A quantize is :math:`\mathrm{clamp}(\mathrm{round}(x \cdot 1/s) + z)` cast to a byte, a dequantize
-:math:`s (q - z)` in float32, as PT2E defines them; TVM fuses both into the kernels beside them. The
-arithmetic of the kernels stays float32, and so do stored weights: an int8 weight is read back here,
-once, for TVM would fold it all the same. Such a program computes what the int8 graph does, in the
-time and size of the float one.
+They know no quantize and dequantize. A quantize is :math:`\mathrm{clamp}(\mathrm{round}(x \cdot 1/s) + z)`
+cast to a byte, a dequantize :math:`s (q - z)` in float32, as PT2E defines them; TVM fuses both into the
+kernels beside them. The arithmetic of the kernels stays float32, and so do stored weights: an int8
+weight is read back here, once, for TVM would fold it all the same. Such a program computes what the
+int8 graph does, in the time and size of the float one.
+
+A nearest resize by other than whole factors comes out as other pixels: `targets/resizes.py`.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from compiler.evaluate import run_node
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, TensorType, Value
 from compiler.ir.schema import normalize
+from targets.resizes import NEAREST, nearest
 from targets.rewriting import Rule, rewrite
 
 
 def legalise(graph: Graph) -> Graph:
-    """Return an equal graph without quantizing operations; the same graph where it has none."""
+    """Return an equal graph in operations the importers read; the same graph where no rule applies."""
     return rewrite(graph, RULES)
 
 
@@ -81,4 +84,5 @@ RULES: Mapping[str, Rule] = {
     "quantized_decomposed.quantize_per_tensor.default": quantize,
     "quantized_decomposed.dequantize_per_tensor.default": dequantize,
     "quantized_decomposed.dequantize_per_channel.default": constant,
+    **dict.fromkeys(NEAREST, nearest),
 }

@@ -128,6 +128,20 @@ class Gate(nn.Module):
         return f.adaptive_avg_pool2d(y + z, 1).flatten(1) + f.gelu(z.mean((2, 3)))
 
 
+class Resized(nn.Module):
+    """Resizes up and down, by whole factors and by others."""
+
+    def forward(self, x):
+        resize = nn.functional.interpolate
+        nearest = [resize(x, size=size) for size in ((12, 8), (7, 9), (2, 3))]
+        return (
+            *nearest,
+            resize(x, scale_factor=1.7),
+            resize(x, (7, 9), mode="bilinear"),
+            resize(x[:, :, 0], 7),
+        )
+
+
 class Integers(nn.Module):
     """Integer inputs, an integer output, and one that is an input."""
 
@@ -167,6 +181,7 @@ PARTS = [
     (lambda: nn.Sequential(nn.Conv1d(4, 5, 3), nn.BatchNorm1d(5)), [(2, 4, 9)]),
     (Attention, [(2, 5, 16)]),
     (Gate, [(2, 8, 8, 8)]),
+    (Resized, [(1, 2, 6, 4)]),
 ]
 
 

@@ -50,6 +50,13 @@ _PARTS = frozenset(
 _STRAIGHT = frozenset(
     f"aten.{name}" for name in ("add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "neg.default")
 )
+_LAST = frozenset(
+    f"aten.{name}"
+    for name in (
+        *("mul.Tensor", "div.Tensor", "reciprocal.default"),
+        *("clamp.default", "hardtanh.default", "relu6.default", "minimum.default"),
+    )
+)
 
 
 def name_activations(graph: Graph) -> Graph:
@@ -57,7 +64,7 @@ def name_activations(graph: Graph) -> Graph:
     editor = Editor(graph)
     for original in reversed(graph.ops()):  # the widest reading first: x * hardsigmoid(x) is a hardswish
         floats = original.type.dtype.is_floating_point if len(original.types) == 1 else False
-        if original.op in _PARTS and floats and original.name in editor.graph:
+        if original.op in _LAST and floats and original.name in editor.graph:
             _name(editor, editor.graph.node(original.name))
     return editor.finish()
 
@@ -93,11 +100,13 @@ def _sources(graph: Graph, root: Node) -> list[Value]:
 def _between(graph: Graph, source: Value, root: Node) -> list[Node] | None:
     """Return the operations from a value to a node, in order; None where another value takes part."""
     parts: dict[str, Node] = {}
+    seen: set[str] = set()  # what is reached counts before what it needs does: chains can be long
 
     def reach(node: Node) -> bool:
         if node.name in parts:
             return True
-        if node.op not in _PARTS or node.type != root.type or len(parts) >= MOST_PARTS:
+        seen.add(node.name)
+        if node.op not in _PARTS or node.type != root.type or len(seen) > MOST_PARTS:
             return False
         values = [v for _, v in node.values() if v != source]
         if not all(_is_number(graph, v) or reach(graph.producer(v)) for v in values):

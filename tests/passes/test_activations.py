@@ -10,6 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from compiler.ir.edit import Editor
+from compiler.ir.graph import TensorType
+from compiler.passes.activations import name_activations
 from tests.models.graphs import ops, relative_error, through_passes
 
 pytestmark = pytest.mark.core
@@ -84,6 +87,17 @@ def test_a_part_that_is_read_elsewhere_stays_for_its_reader() -> None:
     graph = through_passes(net, X)
     assert sorted(ops(graph)) == ["add", "linear", "sigmoid", "silu"]
     assert relative_error(graph, net, [X]) < 1e-6
+
+
+def test_a_chain_longer_than_any_activation_is_walked_only_so_far() -> None:
+    editor = Editor()
+    type_ = TensorType((2, 3), torch.float32)
+    left, right = editor.input("x", type_), editor.input("y", type_)
+    for _ in range(700):
+        left, right = (editor.op("aten.tanh.default", {"self": v}, [type_]) for v in (left, right))
+    editor.output([editor.op("aten.mul.Tensor", {"self": left, "other": right}, [type_])])
+    graph = editor.finish()
+    assert name_activations(graph) == graph
 
 
 KEPT: dict[str, Function] = {

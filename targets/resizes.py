@@ -1,8 +1,13 @@
-r"""Nearest resizes as picked rows and columns, for runtimes whose converters take other places.
+r"""Resizes in simpler operations, for runtimes whose converters know them not, or take other places.
 
-torch's output :math:`i` reads :math:`\lfloor i\,s \rfloor` with :math:`s` the input's size over the output's
-(or one over the factor given); with half-pixel centres it is :math:`\lfloor (i + 1/2)\,s \rfloor`. The two
-agree where the output is a whole multiple of the input, and are different pixels elsewhere.
+**Nearest**, as picked rows and columns: torch's output :math:`i` reads :math:`\lfloor i\,s \rfloor` with
+:math:`s` the input's size over the output's (or one over the factor given); with half-pixel centres it is
+:math:`\lfloor (i + 1/2)\,s \rfloor`. The two agree where the output is a whole multiple of the input, and are
+different pixels elsewhere.
+
+**Smooth** (bicubic, and all with antialias), as two products: each is linear in each axis,
+:math:`Y = R_h X R_w^\top`, and a matrix :math:`R` is what the operation makes of the identity, given along
+its axis and constant along the other, whose weights sum to one.
 """
 
 from __future__ import annotations
@@ -18,6 +23,13 @@ from compiler.ir.graph import Node, Value
 from targets.rewriting import Maker
 
 NEAREST = tuple(f"aten.upsample_nearest{rank}d.vec" for rank in (1, 2, 3))
+SMOOTH = (
+    "aten._upsample_bilinear2d_aa.vec",
+    "aten._upsample_bilinear2d_aa.default",
+    "aten._upsample_bicubic2d_aa.vec",
+    "aten._upsample_bicubic2d_aa.default",
+    "aten.upsample_bicubic2d.vec",
+)
 
 
 def nearest(editor: Editor, node: Node) -> Sequence[Value]:
@@ -36,6 +48,28 @@ def nearest(editor: Editor, node: Node) -> Sequence[Value]:
         kept = editor.constant(index, f"{node.name}_places{dim}", node.origin, before=node.name)
         made = make.op("aten.index_select.default", (made, dim, kept), shape=sizes)
     return (made,)
+
+
+def smooth(editor: Editor, node: Node) -> Sequence[Value]:
+    """Write a resize of two axes as a matrix product along each; of open sizes, it stays."""
+    x = node.operand("input" if any(key == "input" for key, _ in node.operands) else "self")
+    type_ = editor.graph.type_of(x)
+    if not type_.static or not node.type.static or not type_.dtype.is_floating_point:
+        return ()
+    height, width = (_matrix(node, x, type_.shape[2:], axis) for axis in (0, 1))
+    make, across = Maker(editor, node), (*type_.shape[:3], node.type.shape[3])
+    columns = make.op("aten.matmul.default", (x, make.constant(width.T, "columns")), shape=across)
+    return (make.op("aten.matmul.default", (make.constant(height, "rows"), columns)),)
+
+
+def _matrix(node: Node, x: Value, sizes: Sequence[Any], axis: int) -> torch.Tensor:
+    """Return the matrix [places made, places read] of an axis in float64."""
+    size, other = sizes[axis], sizes[1 - axis]
+    basis = torch.eye(size, dtype=torch.float64)[None, :, :, None].expand(1, size, size, other)
+    values: dict[Value, Any] = {x: (basis if axis == 0 else basis.mT).contiguous()}
+    run_node(node, values, {})
+    made: torch.Tensor = values[node.value][0]
+    return (made[:, :, 0] if axis == 0 else made[:, 0]).T
 
 
 def _places(node: Node, x: Value, sizes: Sequence[int], dim: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ from compiler.ir.graph import Graph
 from targets.executorch.forms import arithmetic, attention, norms, pools, shapes
 from targets.executorch.forms.channels import channels_first
 from targets.executorch.forms.turns import turns
+from targets.resizes import SMOOTH, smooth
 from targets.rewriting import Rule, rewrite
 
 
@@ -56,4 +57,5 @@ RULES: Mapping[str, Rule] = {
     "aten.squeeze.dim": shapes.reshaped,
     "aten.squeeze.dims": shapes.reshaped,
     "aten.unsqueeze.default": shapes.reshaped,
+    **dict.fromkeys(SMOOTH, smooth),
 }

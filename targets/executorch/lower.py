@@ -58,7 +58,7 @@ def lower_programs(
 ) -> tuple[bytes, dict[str, Any]]:
     """Return the bytes of the `.pte` and the report; `graphs` lend node names and modules to messages."""
     seconds = {} if seconds is None else seconds
-    with quiet():
+    with quiet(), _forgotten():
         with timed(seconds, "partition"), _as_unsupported(programs, graphs, "lowering to XNNPACK"):
             edge = _partition(dict(programs))
         facts = report({name: edge.exported_program(name) for name in programs}, graphs)
@@ -84,6 +84,19 @@ def _partition(programs: dict[str, ExportedProgram]) -> Any:
     if any(_namespace(n.target) == QUANTIZED for p in programs.values() for n in p.graph.nodes):
         import executorch.kernels.quantized  # noqa: F401  (registers the out variants)
     return to_edge_transform_and_lower(programs, partitioner=[XnnpackPartitioner()])
+
+
+@contextlib.contextmanager
+def _forgotten() -> Iterator[None]:
+    """Empty two caches that hold the weights of each lowered program for as long as the process lives."""
+    from executorch.exir.backend.utils import is_same_node
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    try:
+        yield
+    finally:
+        is_same_node.cache_clear()  # what it compared, without bound
+        FakeTensorMode.cache_clear()  # the delegate's module is part of a key
 
 
 def _namespace(target: object) -> str:

@@ -10,6 +10,7 @@ r"""Rewrites a graph into equal operations that the converter takes, before it s
   LiteRT's has neither.
 - A nearest resize by other than whole factors becomes picked rows and columns (`targets/resizes.py`): the
   converter asks for half-pixel places, which are others, and says nothing.
+- A bicubic or antialiased resize, which it does not know, becomes a matrix product along each axis.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from compiler.compress.quantize_dynamic import is_dynamic
 from compiler.evaluate import run_node
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, Value
-from targets.resizes import NEAREST, nearest
+from targets.resizes import NEAREST, SMOOTH, nearest, smooth
 from targets.rewriting import Maker, Rule, affine_norm, rewrite
 
 QUANTIZED = "quantized_decomposed."
@@ -109,6 +110,7 @@ RULES: Mapping[str, Rule] = {
     "aten.batch_norm.default": affine_norm,
     "aten.repeat.default": repeat,
     **dict.fromkeys(NEAREST, nearest),
+    **dict.fromkeys(SMOOTH, smooth),
     "aten.conv_transpose2d.input": transposed,
     "quantized_decomposed.dequantize_per_channel.default": stored_weight,
     "quantized_decomposed.dequantize_per_tensor.default": stored_weight,

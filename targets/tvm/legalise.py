@@ -6,7 +6,8 @@ kernels beside them. The arithmetic of the kernels stays float32, and so do stor
 weight is read back here, once, for TVM would fold it all the same. Such a program computes what the
 int8 graph does, in the time and size of the float one.
 
-A nearest resize by other than whole factors comes out as other pixels: `targets/resizes.py`.
+A nearest resize by other than whole factors comes out as other pixels, a bicubic or antialiased one not at
+all: `targets/resizes.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from compiler.evaluate import run_node
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, TensorType, Value
 from compiler.ir.schema import normalize
-from targets.resizes import NEAREST, nearest
+from targets.resizes import NEAREST, SMOOTH, nearest, smooth
 from targets.rewriting import Rule, rewrite
 
 
@@ -85,4 +86,5 @@ RULES: Mapping[str, Rule] = {
     "quantized_decomposed.dequantize_per_tensor.default": dequantize,
     "quantized_decomposed.dequantize_per_channel.default": constant,
     **dict.fromkeys(NEAREST, nearest),
+    **dict.fromkeys(SMOOTH, smooth),
 }

@@ -138,6 +138,9 @@ class Resized(nn.Module):
             *nearest,
             resize(x, scale_factor=1.7),
             resize(x, (7, 9), mode="bilinear"),
+            resize(x, (5, 3), mode="bilinear", antialias=True),
+            resize(x, (5, 3), mode="bicubic", antialias=True),
+            resize(x, (7, 9), mode="bicubic"),
             resize(x[:, :, 0], 7),
         )
 

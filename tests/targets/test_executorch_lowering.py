@@ -1,5 +1,7 @@
 """What is ExecuTorch's own: the memory plan, its report, and what its failures say."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -39,6 +41,20 @@ def test_the_report_tells_stages_and_kernels(lower, imports):
     report = lower(TARGET, imports(Block(), torch.randn(X))).report
     assert set(report["seconds"]) == {"export", "partition", "serialise"}
     assert (report["delegates"], report["outside_ops"], report["kernels"]) == (1, 0, [])
+
+
+def test_no_program_lives_on_after_its_lowering(tmp_path, imports):
+    """A calibration lowers hundreds of kernels in one process, and the SDK's caches kept each one's weights."""
+    graph = imports(nn.Conv2d(3, 11, 7), torch.randn(1, 3, 9, 9))
+    before = _held()
+    TARGET.lower({"forward": graph}, PROFILE, tmp_path)
+    assert _held() == before
+
+
+def _held():
+    gc.collect()
+    tensors = (t for t in gc.get_objects() if type(t) is nn.Parameter)
+    return sum(t.shape == (11, 3, 7, 7) for t in tensors)
 
 
 def test_a_failure_of_the_sdk_names_the_node_and_module(monkeypatch, tmp_path, imports):

@@ -1,21 +1,23 @@
-r"""Rewrites an int8 graph into equal operations that the runtime fuses into integer kernels.
+r"""Rewrites a graph into equal operations: what torch's exporter takes, and what the runtime fuses.
 
-The runtime looks for dequantize, operation, quantize, with nothing in between.
+The exporter translates attention of four axes alone: further leading axes are flattened, missing ones are
+of one element. Of an int8 graph, the runtime looks for dequantize, operation, quantize, with nothing in
+between:
 
 - A clamp before a quantize goes where the quantize clamps as closely: with
   :math:`q(x) = \mathrm{clamp}(\mathrm{round}(x/s) + z, q_0, q_1)`, which is monotonic, and a clamp to
   :math:`[a, b]`, where :math:`q(a) = q_0` and :math:`q(b) = q_1`.
 - A mean over all positions of an image becomes an average pooling and a reshape.
-
-A float graph has no quantize, and stays as it is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from compiler.ir.edit import Editor
-from compiler.ir.graph import Graph, Node, Value
+from compiler.ir.graph import Graph, Node, TensorType, Value
 from targets.rewriting import Maker, Rule, rewrite
 
 QUANTIZE = "quantized_decomposed.quantize_per_tensor.default"
@@ -25,6 +27,38 @@ DEQUANTIZE = "quantized_decomposed.dequantize_per_tensor.default"
 def legalise(graph: Graph) -> Graph:
     """Return an equal graph in the form the runtime fuses; the same graph where no rule applies."""
     return rewrite(graph, RULES)
+
+
+def attention(editor: Editor, node: Node) -> Sequence[Value]:
+    """Write attention of other than four axes, and its mask, with the leading ones as two."""
+    graph, make = editor.graph, Maker(editor, node)
+    query, key, value = (node.operand(name) for name in ("query", "key", "value"))
+    types = [graph.type_of(v) for v in (query, key, value)]
+    lead = types[0].shape[:-2]
+    if len(lead) == 2 or not all(t.static and t.shape[:-2] == lead for t in types):
+        return ()
+    two = (math.prod(lead[:-1]), math.prod(lead[-1:]))  # type: ignore[arg-type]
+    flat = [
+        make.op("aten.reshape.default", (v, (*two, *t.shape[-2:])))
+        for v, t in zip((query, key, value), types, strict=True)
+    ]
+    if (mask := node.operand("attn_mask")) is not None and graph.type_of(mask).rank > 2:
+        places = (types[0].shape[-2], types[1].shape[-2])
+        mask = _shaped(editor, node, "aten.expand.default", mask, "size", (*lead, *places))
+        mask = _shaped(editor, node, "aten.reshape.default", mask, "shape", (*two, *places))
+    operands = {k: v for k, v in node.operands if k not in ("query", "key", "value", "attn_mask")}
+    shape = (*two, *node.type.shape[-2:])
+    mixed = make.op(node.op, (*flat, mask), operands, shape=shape)
+    return (make.op("aten.reshape.default", (mixed, node.type.shape)),)
+
+
+def _shaped(editor: Editor, node: Node, op: str, x: Value, key: str, shape: Sequence[Any]) -> Value:
+    """Place an operation that gives a value, of whatever dtype, another shape."""
+    type_ = TensorType(tuple(shape), editor.graph.type_of(x).dtype)
+    hint = f"{node.name}_mask"
+    return editor.op(
+        op, {"self": x, key: type_.shape}, [type_], hint, node.origin, node.source, before=node.name
+    )
 
 
 def clamp(editor: Editor, node: Node) -> Sequence[Value]:
@@ -62,4 +96,5 @@ RULES: Mapping[str, Rule] = {
     "aten.relu.default": clamp,
     "aten.hardtanh.default": clamp,
     "aten.mean.dim": mean,
+    "aten.scaled_dot_product_attention.default": attention,
 }

@@ -145,6 +145,21 @@ class Resized(nn.Module):
         )
 
 
+class Windows(nn.Module):
+    """Attention of three and of five axes, without a mask and with masks of either dtype."""
+
+    def forward(self, x, mask):
+        attention = nn.functional.scaled_dot_product_attention
+        wide = x.reshape(2, 3, 2, 5, 8)
+        return (
+            attention(wide, wide, wide, scale=0.5),
+            attention(wide, wide, wide, attn_mask=mask),
+            attention(wide, wide, wide, attn_mask=mask > -1.0),
+            attention(x, x, x, is_causal=True),
+            attention(x, x, x, attn_mask=x[0, :, :5]),
+        )
+
+
 class Integers(nn.Module):
     """Integer inputs, an integer output, and one that is an input."""
 
@@ -183,6 +198,7 @@ PARTS = [
     (lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5)), [(3, 4)]),
     (lambda: nn.Sequential(nn.Conv1d(4, 5, 3), nn.BatchNorm1d(5)), [(2, 4, 9)]),
     (Attention, [(2, 5, 16)]),
+    (Windows, [(12, 5, 8), (3, 1, 5, 5)]),
     (Gate, [(2, 8, 8, 8)]),
     (Resized, [(1, 2, 6, 4)]),
 ]

@@ -51,6 +51,8 @@ RULES: Mapping[str, Rule] = {
     "aten.rsub.Scalar": arithmetic.subtract_from,
     "aten.reciprocal.default": arithmetic.reciprocal,
     "aten.hardsigmoid.default": arithmetic.hardsigmoid,
+    "aten.softmax.int": shapes.softmax,
+    "aten._softmax.default": shapes.softmax,
     "aten.unbind.int": shapes.unbind,
     "aten.select.int": shapes.select,
     "aten.squeeze.default": shapes.reshaped,

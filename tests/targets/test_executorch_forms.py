@@ -210,6 +210,26 @@ def test_nothing_is_left_outside_the_delegate(module, shape, lower, imports):
     assert lowered.error(x) < 1e-5
 
 
+class TalkingHeads(nn.Module):
+    """Attention whose heads a convolution mixes before and after the softmax (arXiv 2003.02436)."""
+
+    def __init__(self):
+        super().__init__()
+        self.before, self.after = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        scores = x @ x.transpose(-1, -2)
+        return self.after(self.before(scores).sigmoid().softmax(-1)) @ x, (scores + 1.0).softmax(-1)
+
+
+def test_a_softmax_behind_a_convolution_runs_over_the_last_axis(lower, imports):
+    x = torch.randn(1, 3, 7, 5)
+    graph = imports(TalkingHeads(), x)
+    assert lower(get_target("executorch"), graph).error(x) < 1e-5
+    softmaxes = [n for n in legalise(graph).ops() if n.op == "aten.softmax.int"]
+    assert [n.type.shape for n in softmaxes] == [(21, 7), (1, 3, 7, 7)]
+
+
 @pytest.mark.parametrize("precision", [INT8, INT8_DYNAMIC])
 def test_an_int8_linear_of_rank_four_stays_in_the_delegate(precision, lower, imports):
     target, x = get_target("executorch"), torch.randn(1, 3, 5, 12)

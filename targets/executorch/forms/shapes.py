@@ -1,4 +1,8 @@
-"""Views as slices of one and reshapes, which the delegate takes and which cost nothing outside it."""
+"""Views as slices of one and reshapes, which the delegate takes and which cost nothing outside it.
+
+A softmax of four axes behind a convolution works on rows: the delegate keeps the convolution's result
+channels last, and its softmax then runs over the channels in place of the last axis, without a word.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,11 @@ import math
 from collections.abc import Sequence
 
 from compiler.ir.edit import Editor
-from compiler.ir.graph import Node, TensorType, Value
+from compiler.ir.graph import Graph, Kind, Node, TensorType, Value
 from targets.rewriting import Maker
 
+IMAGES = ("conv", "max_pool", "avg_pool", "adaptive", "upsample", "mean", "amax", "max.", "prelu")
+FLAT = frozenset(f"aten.{name}.default" for name in ("matmul", "bmm", "reshape", "linear"))
 DEQUANTIZE = frozenset(f"quantized_decomposed.dequantize_per_tensor.{name}" for name in ("default", "tensor"))
 
 
@@ -46,6 +52,35 @@ def rows(editor: Editor, node: Node) -> Sequence[Value]:
     operands = (flat, node.operand("weight"), node.operand("bias"))
     product = make.op("aten.linear.default", operands, shape=(count, width))
     return (make.op("aten.reshape.default", (product, node.type.shape)),)
+
+
+def softmax(editor: Editor, node: Node) -> Sequence[Value]:
+    """Write a softmax over the last of four axes on rows, where its input may lie channels last."""
+    x, shape = node.operand("self"), node.type.shape
+    if node.type.rank != 4 or not node.type.static or node.operand("dim") not in (-1, 3):
+        return ()
+    if not _channels_last(editor.graph, x):
+        return ()
+    make, rows = Maker(editor, node), (math.prod(shape[:-1]), shape[-1])  # type: ignore[arg-type]
+    flat = make.op("aten.reshape.default", (x, rows))
+    operands = {key: v for key, v in node.operands if key not in ("self", "dim")}
+    weights = make.op(node.op, (flat, -1), operands, shape=rows)
+    return (make.op("aten.reshape.default", (weights, shape)),)
+
+
+def _channels_last(graph: Graph, value: Value) -> bool:
+    """Tell whether an operation on images lies before a value, with nothing between that reads it flat."""
+    pending, seen = [value], set[Value]()
+    while pending:
+        node = graph.producer(pending.pop())
+        if node.kind is not Kind.OP or node.op in FLAT:
+            continue
+        if node.op.startswith(tuple(f"aten.{name}" for name in IMAGES)):
+            return True
+        new = {v for _, v in node.values() if graph.type_of(v).rank == 4} - seen
+        seen |= new
+        pending += new
+    return False
 
 
 def _taken(editor: Editor, node: Node, type_: TensorType, dim: int, index: int) -> Value:

@@ -4,6 +4,8 @@ The program is taken after `run_decompositions({})`: functional, yet with conv2d
 layer_norm, attention and activations whole. On the way in, operands get their schema names,
 BatchNorm one output, views become reshapes, `getitem` becomes an output index, shape arithmetic
 becomes symbolic dimensions, tied weights become one constant and buffer mutation a write effect.
+BatchNorm without running statistics is a function of its input, as in weight standardisation
+(Brock et al., 2021, "Characterizing signal propagation"), and is written in parts.
 
 Refused, with the node and its source line: training mode, random numbers, mutated inputs, control
 flow or shapes that depend on data, custom objects.
@@ -81,10 +83,33 @@ def import_program(program: ExportedProgram, draws: bool = False) -> Graph:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = program.run_decompositions({})
+        program = program.run_decompositions(
+            {torch.ops.aten._native_batch_norm_legit.no_stats: _batch_norm_without_statistics}
+        )
     graph = _Import(program, draws).run()
     verify(graph)
     return graph
+
+
+def _batch_norm_without_statistics(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return x normalised over all axes but the second, as (result, means, inverse deviations)."""
+    axes = [0, *range(2, x.dim())]
+    mean = x.mean(axes, keepdim=True)
+    inverse = ((x - mean).square().mean(axes, keepdim=True) + eps).rsqrt()
+    result = (x - mean) * inverse
+    channels = (-1, *(1 for _ in x.shape[2:]))
+    if weight is not None:
+        result = result * weight.reshape(channels)
+    if bias is not None:
+        result = result + bias.reshape(channels)
+    return result, mean.flatten(), inverse.flatten()
 
 
 class _Import:

@@ -155,6 +155,35 @@ def test_pt2_files_import(tmp_path) -> None:
     torch.testing.assert_close(evaluate(graph, [x])[0], module(x))
 
 
+class StandardisedConv(nn.Module):
+    """A convolution whose weight is standardised by a batch norm over it (timm's ScaledStdConv2d)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 3, 3, 3))
+        self.gain = nn.Parameter(torch.rand(6) + 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = self.weight.reshape(1, 6, -1)
+        weight = F.batch_norm(flat, None, None, weight=self.gain, training=True, momentum=0.0, eps=1e-3)
+        return F.conv2d(x, weight.reshape_as(self.weight))
+
+
+def test_a_standardised_weight_becomes_a_constant() -> None:
+    module, x = StandardisedConv().eval(), torch.randn(2, 3, 8, 8)
+    graph = _passes(import_model(module, (x,)))
+    assert [n.op for n in graph.ops()] == ["aten.conv2d.default"]
+    torch.testing.assert_close(evaluate(graph, [x])[0], module(x))
+
+
+def test_batch_norm_without_running_statistics_normalises_by_its_input() -> None:
+    module, x = nn.BatchNorm2d(3, eps=1e-2, track_running_stats=False).eval(), torch.randn(4, 3, 5, 5) * 3 + 1
+    nn.init.uniform_(module.weight, 0.5, 2.0)
+    nn.init.uniform_(module.bias)
+    graph = import_model(module, (x,))
+    torch.testing.assert_close(evaluate(graph, [x])[0], module(x))
+
+
 class Random(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + torch.rand_like(x)

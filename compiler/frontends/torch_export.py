@@ -245,6 +245,10 @@ class _Import:
     def _types(self, node: Any) -> tuple[TensorType, ...]:
         value = node.meta["val"]
         parts = value if isinstance(value, tuple | list) else (value,)
+        if any(isinstance(v, tuple | list) for v in parts):
+            raise UnsupportedModelError(
+                f"{node.target} returns a list of tensors inside a tuple: {_where(node)}"
+            )
         # An output that is not a tensor (the seed of a fused attention, say) can be made, not read.
         return tuple(
             self._type(v, node) if isinstance(v, torch.Tensor) else TensorType((), torch.int64) for v in parts

@@ -216,6 +216,11 @@ class DataShape(nn.Module):
         return x[x > 0].sum()
 
 
+class NestedResults(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.histogramdd(x, [2, 2, 2, 2])[0]
+
+
 class Conditional(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cond(x.sum() > 0, lambda v: v + 1, lambda v: v - 1, (x,))
@@ -235,6 +240,7 @@ class Broken(nn.Module):
         (Branches(), "depend on data"),
         (DataShape(), "depends? on data"),
         (Conditional(), "not supported"),
+        (NestedResults(), "returns a list of tensors inside a tuple"),
         (Broken(), "cannot be exported"),
     ],
     ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else "",

@@ -14,6 +14,7 @@ import argparse
 import itertools
 import json
 import multiprocessing
+import re
 import signal
 import sys
 import warnings
@@ -43,6 +44,19 @@ PASSED, RANDOM, REFUSED, EXPORT, DIFFERS, FAILED = (
     "differs",
     "failed",
 )
+
+CLASSES = {
+    "draws random numbers": "draws random numbers",
+    "training mode": "the sample is a call in training mode",
+    "depends? on data|DynamicOutputShape|PendingUnbacked": "a shape or the control flow depends on data",
+    "writes its input": "the operator writes its input",
+    "batch statistics": "the batch statistics of BatchNorm are a result",
+    "list of tensors inside": "a list of tensors inside a tuple of results",
+    "Sparse|_sparse_": "sparse tensors",
+    "Jiterator": "Jiterator needs a GPU",
+    "setStorage": "reads the storage beside its input, which a graph's input does not bring",
+    "two calls of torch's own differ": "uninitialised memory",
+}
 
 
 class Called(torch.nn.Module):
@@ -82,6 +96,8 @@ def judged(task: tuple[str, int]) -> tuple[str, dict[str, Any]]:
     signal.alarm(SECONDS)
     try:
         op = operators()[name]
+        if name.split(".")[0].replace("new_", "").startswith("empty"):
+            return name, {"outcome": RANDOM, "reason": "two calls of torch's own differ", "samples": 0}
         samples = itertools.islice(op.sample_inputs("cpu", torch.float32, requires_grad=False), count)
         outcomes = [one(op.op, s) for s in samples]
     except TimeoutError:
@@ -150,16 +166,21 @@ def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def class_of(reason: str) -> str:
+    """Return the class of what was said, or else its first line, without places in files."""
+    known = next((name for pattern, name in CLASSES.items() if re.search(pattern, reason)), None)
+    return known or re.sub(r"(: node '.*|\bat /\S+)", "", reason)
+
+
 def page(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the page: counts by outcome, then each outcome but passed with what was said."""
+    """Return the page: counts by outcome, then the classes of each other outcome."""
     counts = Counter(f["outcome"] for f in found.values())
-    judgeable = len(found) - counts[RANDOM]
-    share = f"{100 * counts[PASSED] / judgeable:.1f}% of the {judgeable} operators that give one result twice pass."
+    share = f"{counts[PASSED]} of {len(found)} operators pass ({100 * counts[PASSED] / len(found):.1f}%)."
     reasons: dict[tuple[str, str], list[str]] = {}
     for name, its in found.items():
         if its["outcome"] != PASSED:
-            reasons.setdefault((its["outcome"], its["reason"].replace("|", "/")), []).append(name)
-    rows = [f"| {o} | {len(n)} | {why} | {', '.join(n[:6])} |" for (o, why), n in sorted(reasons.items())]
+            reasons.setdefault((its["outcome"], class_of(its["reason"]).replace("|", "/")), []).append(name)
+    rows = [f"| {o} | {len(n)} | {why} | {', '.join(n)} |" for (o, why), n in sorted(reasons.items())]
     parts = [
         "# torch's operator samples",
         f"Written by `python -m tests.opinfo.run --write`: {len(found)} operators of `op_db`.",
@@ -168,7 +189,7 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
         "\n".join(
             ["| outcome | operators |", "|---|---|", *(f"| {k} | {n} |" for k, n in counts.most_common())]
         ),
-        "\n".join(["| outcome | operators | what was said | the first |", "|---|---|---|---|", *rows]),
+        "\n".join(["| outcome | operators | class | which |", "|---|---|---|---|", *rows]),
     ]
     return "\n\n".join(parts) + "\n"
 

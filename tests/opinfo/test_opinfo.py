@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.opinfo.run import DIFFERS, FAILED, PASSED, RANDOM, agree, judged, one, operators, page
+from tests.opinfo.run import DIFFERS, FAILED, PASSED, RANDOM, REFUSED, agree, judged, one, operators, page
 
 NAMES = (
     "add",
@@ -68,7 +68,13 @@ def test_the_page_tells_the_share_and_each_reason():
     found = {
         "abs": {"outcome": PASSED, "reason": "", "samples": 1},
         "rand": {"outcome": RANDOM, "reason": "two calls of torch's own differ", "samples": 1},
+        "cauchy": {
+            "outcome": REFUSED,
+            "reason": "cauchy draws random numbers: node 'c', /home/a.py:64",
+            "samples": 1,
+        },
         "bad": {"outcome": FAILED, "reason": "KeyError: 'lost'", "samples": 1},
     }
     text = page(found)
-    assert "50.0% of the 2 operators" in text and "KeyError: 'lost'" in text
+    assert "1 of 4 operators pass (25.0%)" in text and "KeyError: 'lost'" in text
+    assert "| refused | 1 | draws random numbers | cauchy |" in text and "/home" not in text

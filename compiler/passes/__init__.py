@@ -15,6 +15,7 @@ from compiler.passes.factor import factor_out
 from compiler.passes.fold_weights import fold_weights
 from compiler.passes.lookup import fold_lookups
 from compiler.passes.neutral import drop_neutral
+from compiler.passes.norms import name_norms
 from compiler.passes.products import unify_products
 from compiler.passes.share import share
 from compiler.passes.softmax import known_logits
@@ -33,6 +34,7 @@ PIPELINE: tuple[tuple[str, Pass], ...] = (
     ("drop_neutral", drop_neutral),
     ("share_computations", share_computations),
     ("name_activations", name_activations),
+    ("name_norms", name_norms),
     ("factor_out", factor_out),
     ("dead_code", dead_code),
     ("fold_lookups", fold_lookups),

@@ -13,14 +13,14 @@ agreement. The formulas are those of the papers that `torch.nn.functional` names
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch.nn import functional as f
 
-from compiler.evaluate import run_node
 from compiler.ir.edit import Editor
-from compiler.ir.graph import Graph, Kind, Node, Operand, Value
+from compiler.ir.graph import Graph, Node, Operand, Value
+from compiler.passes.parts import between, computed, sources
 
 MOST_PARTS = 12  # of one activation
 TOLERANCE = 2.0**-23
@@ -71,8 +71,12 @@ def name_activations(graph: Graph) -> Graph:
 
 def _name(editor: Editor, root: Node) -> None:
     """Replace what computes a node by the activation it is, where it is one of at least two operations."""
-    for source in _sources(editor.graph, root):
-        parts = _between(editor.graph, source, root)
+
+    def inside(node: Node) -> bool:
+        return node.op in _PARTS and node.type == root.type
+
+    for source in sources(editor.graph, root, inside, MOST_PARTS):
+        parts = between(editor.graph, source, root, inside, MOST_PARTS)
         if parts is None or len(parts) < 2 or editor.graph.type_of(source) != root.type:
             continue
         if all(node.op in _STRAIGHT for node in parts):
@@ -85,59 +89,10 @@ def _name(editor: Editor, root: Node) -> None:
             return
 
 
-def _sources(graph: Graph, root: Node) -> list[Value]:
-    """Return what a node may be an activation of, the farthest first."""
-    found: dict[Value, None] = {}
-    level = [root]
-    while level and len(found) < MOST_PARTS:
-        values = [v for node in level for _, v in node.values() if graph.constant(v) is None]
-        fresh = [v for v in dict.fromkeys(values) if v not in found]
-        found.update(dict.fromkeys(fresh))
-        level = [p for v in fresh if (p := graph.producer(v)).op in _PARTS and p.type == root.type]
-    return list(reversed(found))
-
-
-def _between(graph: Graph, source: Value, root: Node) -> list[Node] | None:
-    """Return the operations from a value to a node, in order; None where another value takes part."""
-    parts: dict[str, Node] = {}
-    seen: set[str] = set()  # what is reached counts before what it needs does: chains can be long
-
-    def reach(node: Node) -> bool:
-        if node.name in parts:
-            return True
-        seen.add(node.name)
-        if node.op not in _PARTS or node.type != root.type or len(seen) > MOST_PARTS:
-            return False
-        values = [v for _, v in node.values() if v != source]
-        if not all(_is_number(graph, v) or reach(graph.producer(v)) for v in values):
-            return False
-        parts[node.name] = node
-        return True
-
-    return list(parts.values()) if reach(root) else None
-
-
-def _is_number(graph: Graph, value: Value) -> bool:
-    tensor = graph.constant(value)
-    return tensor is not None and tensor.numel() == 1 and tensor.is_floating_point()
-
-
 @torch.no_grad()
 def _named(graph: Graph, parts: list[Node], source: Value) -> tuple[str, Mapping[str, Operand]] | None:
     """Return the operation that computes what `parts` do of `source`, and its options."""
-    values: dict[Value, torch.Tensor] = {source: GRID}
-    for value in _constants(graph, parts):
-        tensor = graph.constant(value)
-        assert tensor is not None
-        values[value] = tensor.double().reshape(())
-    for node in parts:
-        run_node(node, values, {}, torch.float64)
-    got = values[parts[-1].value].expand_as(GRID)
+    got = computed(graph, parts, source, GRID).expand_as(GRID)
     off = (got - _EXPECTED).abs() > TOLERANCE * (1 + _EXPECTED.abs())
     agree = (~off & got.isfinite()).all(1).nonzero().flatten().tolist()
     return NAMED[agree[0]][:2] if agree else None
-
-
-def _constants(graph: Graph, parts: list[Node]) -> Iterator[Value]:
-    for node in parts:
-        yield from (v for _, v in node.values() if graph.producer(v).kind is Kind.CONSTANT)

@@ -22,6 +22,7 @@ from compiler.frontends.torch_export import import_program
 from compiler.merge import merge
 from compiler.passes import PIPELINE
 from targets.executorch.legalise import legalise
+from tests.executorch_suite.quicker import install
 
 OURS = "edgewright_"
 FOUND = "EDGEWRIGHT_SUITE_FOUND"
@@ -60,6 +61,7 @@ def flows() -> dict[str, suite.TestFlow]:
 
 
 suite.all_flows = flows
+install()
 
 
 def pytest_runtest_logreport(report: Any) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from compiler.merge import Outcome
+from tests.models.graphs import relative_error
 from tests.models.small import ConvNorm, Sum, merged, randomize, reasons
 
 pytestmark = pytest.mark.core
@@ -110,9 +111,9 @@ def test_branches_that_cannot_merge_still_merge_inside() -> None:
     assert any("interior only" in r for r in reasons(attempts, "refused"))
 
 
-def test_train_mode_statistics_are_not_affine() -> None:
+def test_statistics_of_the_batch_are_not_affine() -> None:
     module = randomize(nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)))
-    from compiler.errors import UnsupportedModelError
-
-    with pytest.raises(UnsupportedModelError, match=r"training mode|_native_batch_norm_legit"):
-        merged(module, _input())
+    x = _input()
+    graph, _ = merged(module, x)
+    assert {"aten.conv2d.default", "aten.mean.dim", "aten.rsqrt.default"} <= set(graph.histogram())
+    assert relative_error(graph, module, [x]) < 1e-12

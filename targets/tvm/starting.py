@@ -27,7 +27,8 @@ def run_spec(artifact: Artifact, profile: DeviceProfile, method: str | None) -> 
         return RunSpec({"program": program, "weights": artifact.folder / WEIGHTS}, command)
     library = _chosen(artifact.folder, profile, PROGRAM, LIBRARY_TWIN).name
     spec = served(artifact, profile, Path(__file__).parent / "runner.py", (library,), method)
-    return dataclasses.replace(spec, env={"TVM_NUM_THREADS": str(profile.threads)})
+    # Left alone, TVM binds its threads to the first CPUs, whatever CPUs the process was given.
+    return dataclasses.replace(spec, env={"TVM_NUM_THREADS": str(profile.threads), "TVM_BIND_THREADS": "0"})
 
 
 def _chosen(folder: Path, profile: DeviceProfile, program: str, twin: str) -> Path:

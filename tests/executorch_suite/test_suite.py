@@ -39,10 +39,10 @@ def test_what_passes_stock_and_not_with_us_is_a_regression(found):
     assert regressions(found) == ["op/test_add.py::test_add[xnnpack]"]
 
 
-def test_the_page_counts_both_and_names_the_lost_and_the_gained(found):
+def test_the_page_counts_both_and_names_the_lost(found):
     text = page(found)
     assert "| xnnpack | 2 | 0 | 1 | 2 | 0 | 1 |" in text
-    assert "not with us in front: 1." in text and "test_elu" in text
+    assert "not with us in front: 1." in text and "test_add" in text
 
 
 def test_cases_of_the_suite_pass_with_us_in_front(tmp_path):

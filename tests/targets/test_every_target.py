@@ -1,7 +1,9 @@
 """What every target must do, written once: outputs against float64, reports, and the runner's manners."""
 
 import dataclasses
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from torch import nn
 
 from compiler.errors import UnsupportedModelError
 from compiler.frontends.torch_export import import_model
+from devices import open_device
+from devices.runner import start_runner
 from targets import get_target, list_targets
 from tests.targets.functions import Together
 
@@ -286,6 +290,17 @@ def test_a_program_that_cannot_be_loaded_is_said_on_stdout(small):
 def test_the_runtime_uses_the_profile_s_threads(small, threads):
     answers, _ = small.talk({"do": "time", "iterations": 1}, threads=threads)
     assert answers[0]["threads"] == threads and len(answers[1]["wall_ns"]) == 1
+
+
+def test_a_runner_stays_on_the_cpus_it_was_given(small, tmp_path):
+    given = max(os.sched_getaffinity(0))
+    session = start_runner(open_device("local", tmp_path), small.spec(), (given,))
+    try:
+        session.request({"do": "time", "iterations": 3})
+        tasks = Path(f"/proc/{session.process.pid}/task").iterdir()
+        assert {cpu for task in tasks for cpu in os.sched_getaffinity(int(task.name))} == {given}
+    finally:
+        session.close()
 
 
 @each_target(

@@ -94,6 +94,8 @@ def entry_form(graph: Graph, entry: Value, axis: int, weights: bool) -> Form:
     channels = type_.shape[axis]
     if not isinstance(channels, int):
         raise Refusal("the channel count is only known at run time")
+    if 0 in type_.shape:
+        raise Refusal("it holds no elements", quiet=True)
     grid = grid_of(type_.shape, axis)
     taps = tap_map.identity(channels, grid, "cpu" if weights else "meta")
     shape = sizes(graph, type_)

@@ -54,6 +54,8 @@ def _form(
         terms.append(found)
     try:
         form = settled(apply(terms))
+        if 0 in form.shape:
+            raise Refusal("it holds no elements", quiet=True)
         if not commuting and form.arrangement is not None:
             form = unshuffled(form) or form
     except Refusal as refusal:

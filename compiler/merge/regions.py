@@ -80,7 +80,12 @@ class Regions:
         """Return the cheapest program with its weights; raises Refusal where real weights forbid it."""
         key = (entry, exit_)
         if key not in self.real:
-            found = self._all(entry, exit_, weights=True)
+            found = [p for p in self._all(entry, exit_, weights=True) if _finite(p)]
+            if not found:
+                raise Refusal(
+                    "an infinite constant takes part, of which sums and products may be no numbers",
+                    exit_.node,
+                )
             self.real[key] = min(found, key=lambda p: price.program(p, self.type(entry)))
         return self.real[key]
 
@@ -226,3 +231,10 @@ def _axes(rank: int) -> tuple[int, ...]:
     if rank < 2:
         raise Refusal("a value without a channel axis", quiet=True)
     return (1,) if rank == 2 else ((rank - 1, 1) if rank == 3 else (1, rank - 1))
+
+
+def _finite(program: Program) -> bool:
+    """Tell whether a program's weights are numbers; they are in float64, which real weights stay within."""
+    operands = [o for step in program.steps for o in step.operands.values()]
+    flat = [x for o in operands for x in (o if isinstance(o, tuple) else (o,))]
+    return all(bool(torch.isfinite(x).all()) for x in flat if isinstance(x, torch.Tensor))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from compiler.errors import NumericError
+from compiler.evaluate import evaluate
 from compiler.merge import merge
 from tests.models.small import compile_graph, merged, randomize
 
@@ -42,3 +43,43 @@ def test_a_merged_weight_within_float16_is_rounded_once() -> None:
     for name, constant in found.constants.items():
         assert constant.tensor.dtype is torch.float16
         assert torch.equal(constant.tensor, wide.constants[name].tensor.half())
+
+
+class Masked(nn.Module):
+    """A mask of infinities between two scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf, 0.5, 0.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.linear(x) * 0.5 + self.mask) * 3
+
+
+def test_an_infinite_constant_is_left_where_it_is() -> None:
+    torch.manual_seed(0)
+    module, x = Masked().eval(), torch.randn(2, 4)
+    graph, attempts = merge(compile_graph(module, x))
+    assert any("infinite constant" in a.reason for a in attempts)
+    torch.testing.assert_close(evaluate(graph, [x])[0], module(x))
+
+
+class EmptyRest(nn.Module):
+    """A rotation of all of a head's channels, and of the rest, which is empty, none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(8) + 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * self.scale
+        return torch.cat([x[..., :4] - x[..., 4:8], x[..., 8:]], -1), x[..., 8:].reshape(2, 0) * 2
+
+
+def test_an_empty_slice_is_no_patch() -> None:
+    torch.manual_seed(0)
+    module, x = EmptyRest().eval(), torch.randn(2, 3, 8)
+    graph, _ = merge(compile_graph(module, x))
+    for found, wanted in zip(evaluate(graph, [x]), module(x), strict=True):
+        torch.testing.assert_close(found, wanted)

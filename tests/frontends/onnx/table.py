@@ -10,8 +10,10 @@ done is kept in DIR, so that a run that was cut short goes on where it stopped. 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import fnmatch
 import json
+import math
 import multiprocessing
 import sys
 import tempfile
@@ -21,6 +23,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from torch.utils import _pytree as pytree
 
@@ -34,6 +37,13 @@ from targets import get_target
 from tests.frontends.onnx.backend import BROKEN, REFUSED, cases, run
 
 PAGE = Path(__file__).parents[3] / "docs" / "onnx.md"
+BITS = {  # onnx.TensorProto.DataType of what numpy has no type for
+    torch.bfloat16: 16,
+    torch.float8_e4m3fn: 17,
+    torch.float8_e4m3fnuz: 18,
+    torch.float8_e5m2: 19,
+    torch.float8_e5m2fnuz: 20,
+}
 ROADS = ("imported", "onnxruntime")
 COMPUTED = "computed"
 
@@ -57,8 +67,38 @@ def onnxruntime(module: Any, inputs: Sequence[Any]) -> list[Any]:
         options.intra_op_num_threads, options.log_severity_level = 1, 4
         session = ort.InferenceSession(Path(folder) / lowered.files[0], options)
         names = [i.name for i in session.get_inputs()]
-        feed = {n: x.numpy() for n, x in zip(names, _tensors(inputs), strict=True)}
-        return [torch.from_numpy(r) for r in session.run(None, feed)]
+        feed = {n: _fed(x) for n, x in zip(names, _tensors(inputs), strict=True)}
+        return [_taken(value) for value in session.run_with_ort_values(None, feed)]
+
+
+def _fed(tensor: torch.Tensor) -> Any:
+    """Return a tensor as ONNX Runtime takes it; what numpy has no type for travels as its bits."""
+    from onnxruntime import OrtValue
+
+    if tensor.dtype not in BITS:
+        return OrtValue.ortvalue_from_numpy(tensor.contiguous().numpy())
+    whole = torch.int16 if tensor.itemsize == 2 else torch.uint8
+    return OrtValue.ortvalue_from_numpy_with_onnx_type(
+        tensor.contiguous().view(whole).numpy(), BITS[tensor.dtype]
+    )
+
+
+def _taken(value: Any) -> torch.Tensor:
+    kind = value.data_type().removeprefix("tensor(").removesuffix(")").replace("float8e", "float8_e")
+    dtype = getattr(torch, kind, None)
+    if dtype not in BITS:
+        found = value.numpy()
+        unsigned = found.dtype == numpy.uint64  # of two kinds in numpy, of which torch knows one
+        return (
+            torch.from_numpy(found.view(numpy.int64)).view(torch.uint64)
+            if unsigned
+            else torch.from_numpy(found)
+        )
+    count = math.prod(value.shape())
+    data = bytearray(ctypes.string_at(value.data_ptr(), count * dtype.itemsize))
+    return (torch.frombuffer(data, dtype=dtype) if count else torch.empty(0, dtype=dtype)).reshape(
+        value.shape()
+    )
 
 
 def _tensors(inputs: Sequence[Any]) -> list[torch.Tensor]:

@@ -14,6 +14,7 @@ from compiler.ir.graph import Graph
 from targets.executorch.forms import arithmetic, attention, norms, pools, shapes
 from targets.executorch.forms.channels import channels_first
 from targets.executorch.forms.turns import turns
+from targets.norms import group_norm
 from targets.resizes import SMOOTH, smooth
 from targets.rewriting import Rule, rewrite
 
@@ -38,6 +39,7 @@ PARTS: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
 RULES: Mapping[str, Rule] = {
     "aten.batch_norm.default": norms.batch_norm,
     "aten.layer_norm.default": norms.layer_norm,
+    "aten.group_norm.default": group_norm,
     "aten.linear.default": shapes.rows,
     "aten.mean.dim": pools.mean,
     "aten.adaptive_avg_pool2d.default": pools.global_pool,

@@ -21,6 +21,7 @@ from compiler.evaluate import run_node
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, TensorType, Value
 from compiler.ir.schema import normalize
+from targets.norms import group_norm
 from targets.resizes import NEAREST, SMOOTH, nearest, smooth
 from targets.rewriting import Rule, rewrite
 
@@ -85,6 +86,7 @@ RULES: Mapping[str, Rule] = {
     "quantized_decomposed.quantize_per_tensor.default": quantize,
     "quantized_decomposed.dequantize_per_tensor.default": dequantize,
     "quantized_decomposed.dequantize_per_channel.default": constant,
+    "aten.group_norm.default": group_norm,
     **dict.fromkeys(NEAREST, nearest),
     **dict.fromkeys(SMOOTH, smooth),
 }

@@ -230,6 +230,63 @@ def test_a_softmax_behind_a_convolution_runs_over_the_last_axis(lower, imports):
     assert [n.type.shape for n in softmaxes] == [(21, 7), (1, 3, 7, 7)]
 
 
+class WindowAttention(nn.Module):
+    """Attention of heads that are cut from a linear layer and joined again, as in Swin."""
+
+    def __init__(self, mask, causal=False):
+        super().__init__()
+        self.qkv, self.out, self.causal = nn.Linear(12, 36), nn.Linear(12, 12), causal
+        self.register_buffer("mask", mask)
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, 2, 6).permute(2, 0, 3, 1, 4).unbind(0)
+        y = nn.functional.scaled_dot_product_attention(q, k, v, self.mask, is_causal=self.causal)
+        return self.out(y.transpose(1, 2).reshape(b, n, 12))
+
+
+def masks():
+    torch.manual_seed(2)
+    some = torch.rand(1, 1, 5, 5) > 0.4
+    some[..., 0] = True
+    return {
+        "a bias of each head": torch.randn(1, 2, 5, 5),
+        "a bias of each window": torch.randn(3, 1, 5, 5) - 100 * (torch.rand(3, 1, 5, 5) > 0.7),
+        "what is allowed": some,
+        "infinities": torch.zeros(5, 5).masked_fill(~some[0, 0], -torch.inf),
+        "causal": None,
+    }
+
+
+@pytest.mark.parametrize("name", masks())
+def test_masked_attention_stays_in_the_delegate(name, lower, imports):
+    mask, x = masks()[name], torch.randn(3, 5, 12)
+    graph = imports(randomised(WindowAttention(mask, mask is None)), x)
+    assert "scaled_dot_product_attention" not in agrees(graph, x)
+    lowered = lower(get_target("executorch"), graph)
+    assert lowered.error(x) < 1e-5
+    assert (lowered.report["delegates"], lowered.report["outside_ops"]) == (1, 0)
+
+
+def test_a_mask_that_leaves_a_row_nothing_stays(imports):
+    mask = torch.ones(5, 5, dtype=torch.bool)
+    mask[2] = False
+    x = torch.randn(3, 5, 12)
+    graph = imports(WindowAttention(mask), x)
+    assert "aten.scaled_dot_product_attention.default" in legalise(graph).histogram()
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_group_norm_takes_its_means_by_products(groups, lower, imports):
+    net = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.GroupNorm(groups, 12), nn.Conv2d(12, 4, 1))
+    x = torch.randn(2, 3, 64, 64) + 3
+    graph = imports(randomised(net), x)
+    assert "group_norm" not in agrees(graph, x)
+    lowered = lower(get_target("executorch"), graph)
+    assert lowered.error(x) < 1e-5
+    assert (lowered.report["delegates"], lowered.report["outside_ops"]) == (1, 0)
+
+
 @pytest.mark.parametrize("precision", [INT8, INT8_DYNAMIC])
 def test_an_int8_linear_of_rank_four_stays_in_the_delegate(precision, lower, imports):
     target, x = get_target("executorch"), torch.randn(1, 3, 5, 12)

@@ -31,7 +31,7 @@ class ExecuTorch:
 
     name: str = "executorch"
     folds_at_load: bool = False
-    depthwise_taps: int | None = 25  # 5x5
+    depthwise_taps: int | None = 25  # 5x5, XNNPACK's largest
     precisions: tuple[str, ...] = (FLOAT, INT8, INT8_DYNAMIC)
 
     def installed(self) -> str | None:

@@ -5,7 +5,8 @@ r"""Rewrites a graph into equal operations that the converter takes, before it s
   as :math:`q` again. The float weight is a point of the grid, so that the pair gives it back. Where
   the input stays float there is no such pair: `targets.litert.dynamic` writes the codes into the file.
 - BatchNorm becomes :math:`s x + t`, and `repeat` concatenations: where litert-torch 0.10 moves channels
-  behind, it leaves a `repeat` counting in the old order.
+  behind, it leaves a `repeat` counting in the old order. An expansion that it leaves so, in front of what
+  broadcasts anyway, is taken away.
 - A transposed convolution with groups or padding becomes one for each group without padding, cropped:
   LiteRT's has neither.
 - A nearest resize by other than whole factors becomes picked rows and columns (`targets/resizes.py`): the
@@ -106,8 +107,25 @@ def _each(amount: Any) -> tuple[int, int]:
     return (values[0], values[0]) if len(values) == 1 else (values[0], values[1])
 
 
+BROADCASTING = frozenset(f"aten.{name}.Tensor" for name in ("add", "sub", "mul", "div"))
+
+
+def expanded(editor: Editor, node: Node) -> Sequence[Value]:
+    """Take away an expansion in front of what broadcasts anyway."""
+    graph = editor.graph
+
+    def broadcasts(reader: Node) -> bool:
+        others = [graph.type_of(v).shape for _, v in reader.values() if v != node.value]
+        return reader.op in BROADCASTING and reader.type.shape in others
+
+    editor.replace_uses(node.value, node.operand("self"), broadcasts)  # type: ignore[arg-type]
+    editor.remove_unread([node.name])
+    return ()
+
+
 RULES: Mapping[str, Rule] = {
     "aten.batch_norm.default": affine_norm,
+    "aten.expand.default": expanded,
     "aten.repeat.default": repeat,
     **dict.fromkeys(NEAREST, nearest),
     **dict.fromkeys(SMOOTH, smooth),

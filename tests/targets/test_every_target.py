@@ -164,6 +164,18 @@ class Windows(nn.Module):
         )
 
 
+class Expanded(nn.Module):
+    """An expansion between convolutions, as in MobileViTv2's attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.key, self.value, self.out = nn.Conv2d(4, 6, 1), nn.Conv2d(4, 6, 1), nn.Conv2d(6, 3, 1)
+
+    def forward(self, x):
+        context = self.key(x).sum(-1, keepdim=True)
+        return self.out(self.value(x).relu() * context.expand(-1, -1, -1, x.shape[-1]))
+
+
 class Integers(nn.Module):
     """Integer inputs, an integer output, and one that is an input."""
 
@@ -204,6 +216,7 @@ PARTS = [
     (Attention, [(2, 5, 16)]),
     (Windows, [(12, 5, 8), (3, 1, 5, 5)]),
     (Gate, [(2, 8, 8, 8)]),
+    (Expanded, [SQUARE]),
     (Resized, [(1, 2, 6, 4)]),
 ]
 

@@ -119,19 +119,20 @@ class Rotary(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention without mask among `heads` heads."""
+    """Attention among `heads` heads, with a bias for each pair of tokens where there are `biased` tokens."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, biased: int = 0) -> None:
         """Keep the shape."""
         super().__init__()
         self.heads = heads
+        self.register_buffer("bias", torch.randn(1, heads, biased, biased) if biased else None)
         self.project = nn.Linear(width, 3 * width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Attend."""
         n, t, c = x.shape
         q, k, v = self.project(x).reshape(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, c)
+        return F.scaled_dot_product_attention(q, k, v, self.bias).transpose(1, 2).reshape(n, t, c)
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,16 @@ CASES = (
         "aten.scaled_dot_product_attention.default",
         "attention, 3 heads, 197 tokens of 192",
         *rows(lambda: SelfAttention(192, 3), 1, 197, 192),
+    ),
+    Case(
+        "aten.scaled_dot_product_attention.default",
+        "attention with a bias, 64 windows of 49 tokens, 3 heads of 32",
+        *rows(lambda: SelfAttention(96, 3, 49), 64, 49, 96),
+    ),
+    Case(
+        "aten.group_norm.default",
+        "GroupNorm of one group, 64 channels, 56x56",
+        *image(lambda c: nn.GroupNorm(1, c), 64, 56),
     ),
     Case(
         "aten.mean.dim",

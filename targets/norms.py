@@ -3,8 +3,8 @@ r"""GroupNorm of an image in means over its plane and over its channels, by two 
 With :math:`m` the mean of each channel's plane, :math:`M m` for the block matrix :math:`M` of :math:`g/C`
 is the mean of its group, and :math:`y = d \cdot (w / \sqrt{M v + \epsilon}) + b` with :math:`d = x - M m` and
 :math:`v` the plane's mean of :math:`d^2` (Wu and He, arXiv 1803.08494). ExecuTorch's delegate has no group
-norm, and its kernel, like TVM's, adds a whole group up one by one: of poolformer's 200,000 numbers a float32
-sum in that order loses three digits.
+norm, and its kernel, like TVM's, adds a whole group up one by one, of which a float32 sum is less exact than
+of planes: poolformer's groups have 200,000 numbers.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ def group_norm(editor: Editor, node: Node) -> Sequence[Value]:
     x, groups, channels = node.operand("input"), node.operand("num_groups"), node.type.shape[1]
     if node.type.rank != 4 or node.type.dtype is not torch.float32 or not isinstance(channels, int):
         return ()
-    weight, bias = (tensor(editor, node.operand(key)) for key in ("weight", "bias"))
-    if (weight is None) != (node.operand("weight") is None) or (bias is None) != (
-        node.operand("bias") is None
-    ):
+    given = [node.operand(key) for key in ("weight", "bias")]
+    weight, bias = (tensor(editor, operand) for operand in given)
+    if [weight is None, bias is None] != [operand is None for operand in given]:
         return ()  # one of them is computed
     make = Maker(editor, node)
     matrix = make.constant(_means(channels, groups), "groups")

@@ -2,7 +2,8 @@
 
 A folder or a name of the hub brings its weights; a configuration alone is built with random ones. The
 class is the one the configuration names under `architectures`, the base model of its type
-otherwise. A cache of keys and values would be a state between calls: it is switched off.
+otherwise. A cache of keys and values would be a state between calls: it is switched off. A mixture of
+experts gathers the weights of each token's experts, so that its shapes do not depend on its routing.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def load_transformers(spec: str) -> LoadedModel:
     build = _configured if name.endswith(".json") else _trained
     with quiet():  # the library warns of kernels that only a GPU has
         module = build(_library(), spec, name).eval()
+        if module._can_set_experts_implementation():
+            module.set_experts_implementation("batched_mm")
     module.config.use_cache = False
     generator = torch.Generator().manual_seed(0)
     drawn = _example(module, generator)

@@ -52,6 +52,7 @@ RULES: Mapping[str, Rule] = {
     "aten.div.Tensor": arithmetic.number,
     "aten.rsub.Scalar": arithmetic.subtract_from,
     "aten.reciprocal.default": arithmetic.reciprocal,
+    "aten.gelu.default": arithmetic.gelu,
     "aten.hardsigmoid.default": arithmetic.hardsigmoid,
     "aten.softmax.int": shapes.softmax,
     "aten._softmax.default": shapes.softmax,

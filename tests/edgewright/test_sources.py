@@ -27,6 +27,12 @@ def agrees(spec):
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, wanted, strict=True))
 
 
+def test_experts_are_gathered_by_operations_that_runtimes_have():
+    model = load_model("hf:tests/zoo/transformers/mixtral.json", None, randomize=2)
+    found = prepare(model).graph.histogram()
+    assert all(op.startswith("aten.") for op in found) and "aten.histc.default" not in found
+
+
 @pytest.mark.parametrize("name", ["llama", "whisper_encoder", "clip_vision"])
 def test_a_configuration_is_a_model(name):
     assert agrees(f"hf:tests/zoo/transformers/{name}.json") < 1e-5

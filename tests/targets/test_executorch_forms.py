@@ -276,6 +276,15 @@ def test_a_mask_that_leaves_a_row_nothing_stays(imports):
     assert "aten.scaled_dot_product_attention.default" in legalise(graph).histogram()
 
 
+def test_a_gelu_by_tanh_is_not_one_by_erf(lower, imports):
+    x = torch.linspace(-6, 6, 4096)[None]
+    graph = imports(nn.Sequential(nn.Identity(), nn.GELU(approximate="tanh")), x)
+    assert "gelu" not in agrees(graph, x)
+    lowered = lower(get_target("executorch"), graph)
+    assert lowered.error(x) < 1e-6
+    assert (lowered.report["delegates"], lowered.report["outside_ops"]) == (1, 0)
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 def test_group_norm_takes_its_means_by_products(groups, lower, imports):
     net = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.GroupNorm(groups, 12), nn.Conv2d(12, 4, 1))

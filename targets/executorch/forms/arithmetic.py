@@ -6,6 +6,7 @@ The SDK converts integers beside a floating tensor at run time, outside the dele
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
@@ -39,6 +40,24 @@ def reciprocal(editor: Editor, node: Node) -> Sequence[Value]:
         return ()
     make = Maker(editor, node)
     return (make.op("aten.div.Tensor", (make.constant(torch.tensor(1.0), "one"), node.operand("self"))),)
+
+
+def gelu(editor: Editor, node: Node) -> Sequence[Value]:
+    """Write the GELU by tanh as `x sigmoid(x (a + b x^2))`; the delegate computes that by erf, silently.
+
+    `a = 2 sqrt(2 / pi)` and `b = 0.044715 a`, for `(1 + tanh(u)) / 2 = sigmoid(2 u)`
+    (Hendrycks and Gimpel, arXiv 1606.08415).
+    """
+    if node.operand("approximate") != "tanh" or node.type.dtype is not torch.float32:
+        return ()
+    make, x = Maker(editor, node), node.operand("self")
+    slope = 2 * math.sqrt(2 / math.pi)
+    a, b = make.constant(torch.tensor(slope), "slope"), make.constant(torch.tensor(0.044715 * slope), "bend")
+    inner = make.op(
+        "aten.add.Tensor", (make.op("aten.mul.Tensor", (make.op("aten.mul.Tensor", (x, x)), b)), a)
+    )
+    gate = make.op("aten.sigmoid.default", (make.op("aten.mul.Tensor", (x, inner)),))
+    return (make.op("aten.mul.Tensor", (x, gate)),)
 
 
 def hardsigmoid(editor: Editor, node: Node) -> Sequence[Value]:

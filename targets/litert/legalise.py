@@ -6,7 +6,8 @@ r"""Rewrites a graph into equal operations that the converter takes, before it s
   the input stays float there is no such pair: `targets.litert.dynamic` writes the codes into the file.
 - BatchNorm becomes :math:`s x + t`, and `repeat` concatenations: where litert-torch 0.10 moves channels
   behind, it leaves a `repeat` counting in the old order. An expansion that it leaves so, in front of what
-  broadcasts anyway, is taken away.
+  broadcasts anyway, is taken away; one of five axes, which it loses behind a transposition, becomes a
+  concatenation. LiteRT pads five axes at most.
 - A transposed convolution with groups or padding becomes one for each group without padding, cropped:
   LiteRT's has neither.
 - A nearest resize by other than whole factors becomes picked rows and columns (`targets/resizes.py`): the
@@ -16,6 +17,7 @@ r"""Rewrites a graph into equal operations that the converter takes, before it s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +29,8 @@ from targets.resizes import NEAREST, SMOOTH, nearest, smooth
 from targets.rewriting import Maker, Rule, affine_norm, rewrite
 
 QUANTIZED = "quantized_decomposed."
+MOST_AXES = 5  # of a padding
+MOST_COPIES = 64
 
 
 def legalise(graph: Graph) -> Graph:
@@ -111,8 +115,10 @@ BROADCASTING = frozenset(f"aten.{name}.Tensor" for name in ("add", "sub", "mul",
 
 
 def expanded(editor: Editor, node: Node) -> Sequence[Value]:
-    """Take away an expansion in front of what broadcasts anyway."""
+    """Take away an expansion of rank 4 in front of what broadcasts anyway; a wider one becomes copies."""
     graph = editor.graph
+    if node.type.rank > 4:
+        return _copies(editor, node)
 
     def broadcasts(reader: Node) -> bool:
         others = [graph.type_of(v).shape for _, v in reader.values() if v != node.value]
@@ -123,8 +129,35 @@ def expanded(editor: Editor, node: Node) -> Sequence[Value]:
     return ()
 
 
+def _copies(editor: Editor, node: Node) -> Sequence[Value]:
+    """Write the expansion of one axis as a concatenation."""
+    x: Any = node.operand("self")
+    before, after = editor.graph.type_of(x).shape, node.type.shape
+    grown = [i for i, (b, a) in enumerate(zip(before, after, strict=False)) if b != a]
+    count = after[grown[0]] if len(before) == len(after) and len(grown) == 1 else 0
+    if not isinstance(count, int) or not 1 < count <= MOST_COPIES:
+        return ()
+    return (Maker(editor, node).op("aten.cat.default", ((x,) * count, grown[0])),)
+
+
+def padded(editor: Editor, node: Node) -> Sequence[Value]:
+    """Write a padding of more than five axes over rows: the leading axes, which it leaves, as one."""
+    shape = editor.graph.type_of(node.operand("self")).shape  # type: ignore[arg-type]
+    lead = len(shape) - len(node.operand("pad")) // 2  # type: ignore[arg-type]
+    if len(shape) <= MOST_AXES or lead < 2 or not all(isinstance(d, int) for d in (*shape, *node.type.shape)):
+        return ()
+    make = Maker(editor, node)
+    rows = (math.prod(shape[:lead]), *shape[lead:])  # type: ignore[arg-type]
+    flat = make.op("aten.reshape.default", (node.operand("self"), rows))
+    larger = make.op(
+        node.op, (flat, node.operand("pad"), node.operand("value")), shape=(rows[0], *node.type.shape[lead:])
+    )
+    return (make.op("aten.reshape.default", (larger, node.type.shape)),)
+
+
 RULES: Mapping[str, Rule] = {
     "aten.batch_norm.default": affine_norm,
+    "aten.constant_pad_nd.default": padded,
     "aten.expand.default": expanded,
     "aten.repeat.default": repeat,
     **dict.fromkeys(NEAREST, nearest),

@@ -176,6 +176,15 @@ class Expanded(nn.Module):
         return self.out(self.value(x).relu() * context.expand(-1, -1, -1, x.shape[-1]))
 
 
+class RelativePositions(nn.Module):
+    """Logits of five axes that are expanded and turned (BoTNet), and a padding of six axes (HaloNet)."""
+
+    def forward(self, x):
+        wide = x.reshape(2, 3, 1, 4, 4).expand(-1, -1, 3, -1, -1)
+        logits = wide.permute(0, 1, 3, 2, 4) + wide.permute(0, 1, 3, 2, 4).flip(1) * 2
+        return logits, nn.functional.pad(x.reshape(1, 2, 1, 3, 4, 4), (0, 1, 2, 0))
+
+
 class Integers(nn.Module):
     """Integer inputs, an integer output, and one that is an input."""
 
@@ -217,6 +226,7 @@ PARTS = [
     (Windows, [(12, 5, 8), (3, 1, 5, 5)]),
     (Gate, [(2, 8, 8, 8)]),
     (Expanded, [SQUARE]),
+    (RelativePositions, [(2, 3, 4, 4)]),
     (Resized, [(1, 2, 6, 4)]),
 ]
 

@@ -53,4 +53,4 @@ def _means(channels: int, groups: int) -> torch.Tensor:
     """Return the matrix that takes each channel's number to its group's mean; one row for one group."""
     width = channels // groups
     block = torch.full((1 if groups == 1 else width, width), 1 / width, dtype=torch.float64)
-    return torch.block_diag(*[block] * groups)[:, :, None, None]
+    return torch.kron(torch.eye(groups, dtype=torch.float64), block)[:, :, None, None]

@@ -124,7 +124,7 @@ def expanded(editor: Editor, node: Node) -> Sequence[Value]:
         others = [graph.type_of(v).shape for _, v in reader.values() if v != node.value]
         return reader.op in BROADCASTING and reader.type.shape in others
 
-    editor.replace_uses(node.value, node.operand("self"), broadcasts)  # type: ignore[arg-type]
+    editor.replace_uses(node.value, node.operand("self"), broadcasts)
     editor.remove_unread([node.name])
     return ()
 
@@ -142,8 +142,8 @@ def _copies(editor: Editor, node: Node) -> Sequence[Value]:
 
 def padded(editor: Editor, node: Node) -> Sequence[Value]:
     """Write a padding of more than five axes over rows: the leading axes, which it leaves, as one."""
-    shape = editor.graph.type_of(node.operand("self")).shape  # type: ignore[arg-type]
-    lead = len(shape) - len(node.operand("pad")) // 2  # type: ignore[arg-type]
+    shape = editor.graph.type_of(node.operand("self")).shape
+    lead = len(shape) - len(node.operand("pad")) // 2
     if len(shape) <= MOST_AXES or lead < 2 or not all(isinstance(d, int) for d in (*shape, *node.type.shape)):
         return ()
     make = Maker(editor, node)

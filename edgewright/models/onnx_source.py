@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from compiler.errors import UsageError
 from compiler.frontends.onnx.module import onnx_module
 from compiler.frontends.onnx.reading import OnnxInput, inputs_of, read
 from edgewright.models.loaded import LoadedModel
+
+MOST_ELEMENTS = 2**28  # of an example input: a gigabyte in float32
 
 
 def load_onnx(spec: str) -> LoadedModel:
@@ -35,6 +39,11 @@ def _sizes(given: OnnxInput) -> tuple[int | str, ...]:
 
 def _drawn(given: OnnxInput, shape: tuple[int | str, ...], generator: torch.Generator) -> torch.Tensor:
     sizes = [d for d in shape if isinstance(d, int)]
+    if math.prod(sizes) > MOST_ELEMENTS:
+        raise UsageError(
+            f"the file declares the input {given}: an example has {MOST_ELEMENTS} elements at most; "
+            f"give its sizes by --input, or mend the file"
+        )
     if given.dtype.is_floating_point:
         return torch.randn(sizes, generator=generator).to(given.dtype)
     return torch.randint(0, 2, sizes, generator=generator).to(given.dtype)

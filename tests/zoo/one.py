@@ -63,12 +63,17 @@ def outcome(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         found = {"outcome": "verified", **run()}
     except NumericError as error:
-        found = {"outcome": "differs", "reason": str(error)}
+        found = {"outcome": "differs", "reason": _said(error)}
     except EdgewrightError as error:
-        found = {"outcome": "refused", "reason": str(error)}
+        found = {"outcome": "refused", "reason": _said(error)}
     except Exception as error:  # whatever is raised is a failure to be counted
-        found = {"outcome": "failed", "reason": f"{type(error).__name__}: {error}"}
+        found = {"outcome": "failed", "reason": f"{type(error).__name__}: {_said(error)}"}
     return found | {"seconds": round(time.perf_counter() - start, 1)}
+
+
+def _said(error: Exception) -> str:
+    """Return what was said, files named from the checkout."""
+    return str(error).replace(f"{Path(__file__).parents[2]}/", "")
 
 
 def agreement(prepared: Prepared) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compiler.errors import UnsupportedModelError
+from compiler.errors import UnsupportedModelError, UsageError
 from compiler.frontends.onnx import host
 from compiler.frontends.onnx.dtypes import Array, array_of, narrow_range, onnx_code, tensor_of, torch_dtype
 from compiler.frontends.onnx.registry import Operator, operators
@@ -357,7 +357,12 @@ def _bound(function: Any, call: Call) -> Any:
 def _array_of(tensor: Any) -> Array:
     import onnx
 
-    array: Array = onnx.numpy_helper.to_array(tensor)
+    try:
+        array: Array = onnx.numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UsageError(
+            f"the tensor {tensor.name!r} of shape {list(tensor.dims)} does not hold its elements: {error}"
+        ) from error
     return array
 
 

@@ -185,3 +185,19 @@ def test_an_operator_without_counterpart_names_its_node(tmp_path):
     path = save(tmp_path / "net.onnx", nodes, [X], [y])
     with pytest.raises(UnsupportedModelError, match=r"ONNX node 'find' \(NonZero\): .* depends on data"):
         load_model(path)
+
+
+def test_a_weight_of_another_size_than_its_shape_is_named(tmp_path):
+    path = convolution(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    model.graph.initializer[0].raw_data += bytes(16)
+    onnx.save(model, path)
+    with pytest.raises(UsageError, match=r"'w' of shape \[4, 4, 3, 3\] does not hold its elements"):
+        load_model(path, None)
+
+
+def test_an_input_that_no_memory_holds_is_said_so(tmp_path):
+    wide = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 1 << 31, 1 << 31])
+    nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    with pytest.raises(UsageError, match=r"elements at most; give its sizes by --input"):
+        load_model(save(tmp_path / "net.onnx", nodes, [wide], [output(4)]), None)

@@ -80,13 +80,14 @@ class Regions:
         """Return the cheapest program with its weights; raises Refusal where real weights forbid it."""
         key = (entry, exit_)
         if key not in self.real:
-            found = [p for p in self._all(entry, exit_, weights=True) if _finite(p)]
-            if not found:
+            found = self._all(entry, exit_, weights=True)
+            cheapest = min(found, key=lambda p: price.program(p, self.type(entry)))
+            if not _finite(cheapest):
                 raise Refusal(
                     "an infinite constant takes part, of which sums and products may be no numbers",
                     exit_.node,
                 )
-            self.real[key] = min(found, key=lambda p: price.program(p, self.type(entry)))
+            self.real[key] = cheapest
         return self.real[key]
 
     def forget(self) -> None:

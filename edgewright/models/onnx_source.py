@@ -41,8 +41,8 @@ def _drawn(given: OnnxInput, shape: tuple[int | str, ...], generator: torch.Gene
     sizes = [d for d in shape if isinstance(d, int)]
     if math.prod(sizes) > MOST_ELEMENTS:
         raise UsageError(
-            f"the file declares the input {given}: an example has {MOST_ELEMENTS} elements at most; "
-            f"give its sizes by --input, or mend the file"
+            f"the file declares the input {given}: an example has {MOST_ELEMENTS} elements at most; mend the "
+            f"sizes that the file declares"
         )
     if given.dtype.is_floating_point:
         return torch.randn(sizes, generator=generator).to(given.dtype)

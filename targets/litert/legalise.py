@@ -31,6 +31,7 @@ from targets.rewriting import Maker, Rule, affine_norm, rewrite
 QUANTIZED = "quantized_decomposed."
 MOST_AXES = 5  # of a padding
 MOST_COPIES = 64
+BROADCASTING = frozenset(f"aten.{name}.Tensor" for name in ("add", "sub", "mul", "div"))
 
 
 def legalise(graph: Graph) -> Graph:
@@ -109,9 +110,6 @@ def transposed(editor: Editor, node: Node) -> Sequence[Value]:
 def _each(amount: Any) -> tuple[int, int]:
     values = (amount,) if isinstance(amount, int) else tuple(amount)
     return (values[0], values[0]) if len(values) == 1 else (values[0], values[1])
-
-
-BROADCASTING = frozenset(f"aten.{name}.Tensor" for name in ("add", "sub", "mul", "div"))
 
 
 def expanded(editor: Editor, node: Node) -> Sequence[Value]:

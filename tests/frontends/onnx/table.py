@@ -29,6 +29,7 @@ from torch.utils import _pytree as pytree
 
 from compiler.errors import UnsupportedModelError
 from compiler.evaluate import evaluate
+from compiler.frontends.onnx.dtypes import onnx_code
 from compiler.frontends.torch_export import import_model
 from compiler.merge import merge
 from compiler.passes import PIPELINE
@@ -37,13 +38,13 @@ from targets import get_target
 from tests.frontends.onnx.backend import BROKEN, REFUSED, cases, run
 
 PAGE = Path(__file__).parents[3] / "docs" / "onnx.md"
-BITS = {  # onnx.TensorProto.DataType of what numpy has no type for
-    torch.bfloat16: 16,
-    torch.float8_e4m3fn: 17,
-    torch.float8_e4m3fnuz: 18,
-    torch.float8_e5m2: 19,
-    torch.float8_e5m2fnuz: 20,
-}
+BITS = (  # numpy has no types for these
+    torch.bfloat16,
+    torch.float8_e4m3fn,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2,
+    torch.float8_e5m2fnuz,
+)
 ROADS = ("imported", "onnxruntime")
 COMPUTED = "computed"
 
@@ -79,7 +80,7 @@ def _fed(tensor: torch.Tensor) -> Any:
         return OrtValue.ortvalue_from_numpy(tensor.contiguous().numpy())
     whole = torch.int16 if tensor.itemsize == 2 else torch.uint8
     return OrtValue.ortvalue_from_numpy_with_onnx_type(
-        tensor.contiguous().view(whole).numpy(), BITS[tensor.dtype]
+        tensor.contiguous().view(whole).numpy(), onnx_code(tensor.dtype)
     )
 
 

@@ -199,5 +199,5 @@ def test_a_weight_of_another_size_than_its_shape_is_named(tmp_path):
 def test_an_input_that_no_memory_holds_is_said_so(tmp_path):
     wide = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 1 << 31, 1 << 31])
     nodes = [helper.make_node("Relu", ["x"], ["y"])]
-    with pytest.raises(UsageError, match=r"elements at most; give its sizes by --input"):
+    with pytest.raises(UsageError, match=r"elements at most; mend the sizes"):
         load_model(save(tmp_path / "net.onnx", nodes, [wide], [output(4)]), None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -59,8 +60,11 @@ class Device(Protocol):
         """Return temperature, clocks, governor, load and battery as far as the device tells."""
         ...
 
-    def push(self, path: Path) -> str:
-        """Copy a file or folder, content-addressed, and return its path on the device."""
+    def push(self, path: Path, workspace: str | None = None) -> str:
+        """Copy a file or folder, and return its path on the device.
+
+        It is content-addressed and kept there, or else, a file, laid into a `workspace` and gone with it.
+        """
         ...
 
     def pull(self, remote: str, path: Path) -> None:
@@ -77,9 +81,15 @@ class Device(Protocol):
         """Start a runner and return the session once it has said it is ready."""
         ...
 
-    @property
-    def python(self) -> str:
-        """The Python interpreter that `{python}` stands for in a RunSpec."""
+    def interpreter(self, runtime: str) -> str:
+        """Return the path of a Python that can import a runtime, brought to the device where it must be.
+
+        Raises DeviceError where the device has none and none can be brought.
+        """
+        ...
+
+    def workspace(self) -> AbstractContextManager[str]:
+        """Return a private folder of the device, by its path there, that is gone afterwards."""
         ...
 
 

@@ -25,14 +25,15 @@ class RunSpec:
     """How a device starts the runner of an artifact.
 
     `files` maps the name a file has in `command` to its path on the host. In `command`,
-    `{name}` stands for the pushed file's path on the device and `{python}` for the device's
-    Python. The runner speaks one JSON document a line: requests on stdin, answers on stdout
-    (see `devices/runner_protocol.md`).
+    `{name}` stands for the pushed file's path on the device and `{python}` for a Python of the
+    device that can import `runtime` ("" where the runner needs none). The runner speaks one JSON
+    document a line: requests on stdin, answers on stdout (see `devices/runner_protocol.md`).
     """
 
     files: Mapping[str, Path]
     command: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    runtime: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ class DeviceState:
     load_1min: float | None = None
     battery_percent: float | None = None
     thermal_status: str | None = None
+    battery_c: float | None = None
+    charging: bool | None = None
+    screen_on: bool | None = None
+    power_save: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ def start_runner(device: Device, spec: RunSpec, affinity: Sequence[int] = ()) ->
     Raises DeviceError when the device or the runner fails.
     """
     places = {name: device.push(path) for name, path in spec.files.items()}
-    places["python"] = device.python
+    if any("{python}" in part for part in spec.command):
+        places["python"] = device.interpreter(spec.runtime)
     command = [_fill(part, places) for part in spec.command]
     env = {key: _fill(value, places) for key, value in spec.env.items()}
     return device.start(command, env, affinity)

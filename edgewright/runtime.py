@@ -1,4 +1,4 @@
-"""Run an artifact on given inputs in its own runtime, on the local device."""
+"""Run an artifact on given inputs in its own runtime, on a device."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def infer(
 ) -> list[list[torch.Tensor]]:
     """Return a method's outputs for each list of flat input tensors; the first method by default.
 
-    It runs on `device`, which shares this machine's files, or else on this machine. `fresh` starts the
+    It runs on `device`, or else on this machine. `fresh` starts the
     runner anew for each call, for programs that keep state between calls. Of a program for another
     processor its twin for this machine runs here. Raises DeviceError when the runner fails.
     """
@@ -41,7 +41,7 @@ def infer(
             if session is None:
                 spec = target.run_spec(artifact, profile, method)
                 session = start_runner(device, spec, profile.affinity)
-            results.append(_infer_once(session, call))
+            results.append(_infer_once(session, device, call))
             if fresh:
                 session.close()
                 session = None
@@ -51,25 +51,28 @@ def infer(
     return results
 
 
-def _infer_once(session: Session, call: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    with tempfile.TemporaryDirectory(prefix="edgewright-") as name:
+def _infer_once(session: Session, device: Device, call: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as name, device.workspace() as place:
         folder = Path(name)
-        files = [_write(folder / f"input{i}.bin", tensor) for i, tensor in enumerate(call)]
-        answer = session.request({"do": "infer", "inputs": files, "outputs": str(folder)})
+        files = [
+            device.push(_write(folder / f"input{i}.bin", tensor), place) for i, tensor in enumerate(call)
+        ]
+        answer = session.request({"do": "infer", "inputs": files, "outputs": place})
         outputs = answer.get("outputs")
         if not isinstance(outputs, list):
             raise DeviceError(f"the runner answered {answer} where outputs were expected")
-        return [_read(output) for output in outputs]
+        return [_read(output, device, folder / "output.bin") for output in outputs]
 
 
-def _write(path: Path, tensor: torch.Tensor) -> str:
+def _write(path: Path, tensor: torch.Tensor) -> Path:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     path.write_bytes(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-    return str(path)
+    return path
 
 
-def _read(output: dict[str, Any]) -> torch.Tensor:
-    data = bytearray(Path(output["path"]).read_bytes())
+def _read(output: dict[str, Any], device: Device, copy: Path) -> torch.Tensor:
+    device.pull(output["path"], copy)
+    data = bytearray(copy.read_bytes())
     dtype = getattr(torch, output["dtype"])
     flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
     return flat.reshape(output["shape"])

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -49,10 +49,13 @@ class LocalDevice:
         self._cache = cache / "pushed"
         self._root = root
 
-    @property
-    def python(self) -> str:
-        """The interpreter that runs edgewright."""
+    def interpreter(self, runtime: str) -> str:
+        """Return the interpreter that runs edgewright: what lowers for a runtime can import it too."""
         return sys.executable
+
+    def workspace(self) -> AbstractContextManager[str]:
+        """Return a temporary folder."""
+        return tempfile.TemporaryDirectory(prefix="edgewright-")
 
     def fingerprint(self) -> Mapping[str, str]:
         """Return machine, processor, core count, system and kernel."""
@@ -68,11 +71,15 @@ class LocalDevice:
         """Return what /proc and /sys tell now."""
         return read_state(self._root)
 
-    def push(self, path: Path) -> str:
+    def push(self, path: Path, workspace: str | None = None) -> str:
         """Copy a file or folder into the cache unless its content is there; return the copy's path.
 
         A copy, not a hard link: a later edit of the original must not change what was pushed.
+        A file for a workspace goes there.
         """
+        if workspace is not None:
+            self.pull(str(path), Path(workspace) / path.name)
+            return str(Path(workspace) / path.name)
         address = content_address(path)
         place = self._private_folder() / address
         target = place / path.absolute().name

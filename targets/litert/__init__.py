@@ -63,7 +63,7 @@ class LiteRT:
 
     def run_spec(self, artifact: Artifact, profile: DeviceProfile, method: str | None = None) -> RunSpec:
         """Return what to push and start on a device to run a method with the profile's threads."""
-        return served(artifact, profile, Path(__file__).parent / "runner.py", (PROGRAM,), method)
+        return served(artifact, profile, self.name, Path(__file__).parent / "runner.py", (PROGRAM,), method)
 
     def quantizer(self, selected: Callable[[Any], bool], precision: str = INT8) -> Any:
         """Return the converter's PT2E quantizer, int8 per channel, that annotates only selected FX nodes."""

@@ -21,17 +21,23 @@ SERVE = Path(__file__).parent / "serve.py"
 
 
 def served(
-    artifact: Artifact, profile: DeviceProfile, runner: Path, files: tuple[str, ...], method: str | None
+    artifact: Artifact,
+    profile: DeviceProfile,
+    runtime: str,
+    runner: Path,
+    files: tuple[str, ...],
+    method: str | None,
 ) -> RunSpec:
     """Return how to serve a method of an artifact, the first one by default, with the profile's threads.
 
-    `files` are the artifact's own, the program first; the rest must lie beside it.
+    `runtime` is what `runner` imports, by the target's name. `files` are the artifact's own, the program
+    first; the rest must lie beside it.
     """
     program, *rest = files
     pushed = {"serve": SERVE, "runner": runner, "program": artifact.folder / program}
     pushed |= {"io": artifact.folder / IO, **{name: artifact.folder / name for name in rest}}
     command = ("{python}", "{serve}", "{runner}", "{program}", "{io}", "--threads", str(profile.threads))
-    return RunSpec(pushed, command if method is None else (*command, "--method", method))
+    return RunSpec(pushed, command if method is None else (*command, "--method", method), runtime=runtime)
 
 
 def write(

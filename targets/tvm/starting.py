@@ -26,7 +26,7 @@ def run_spec(artifact: Artifact, profile: DeviceProfile, method: str | None) -> 
         command = ("{program}", "{weights}", *(("--method", method) if method else ()))
         return RunSpec({"program": program, "weights": artifact.folder / WEIGHTS}, command)
     library = _chosen(artifact.folder, profile, PROGRAM, LIBRARY_TWIN).name
-    spec = served(artifact, profile, Path(__file__).parent / "runner.py", (library,), method)
+    spec = served(artifact, profile, "tvm", Path(__file__).parent / "runner.py", (library,), method)
     # Left alone, TVM binds its threads to the first CPUs, whatever CPUs the process was given.
     return dataclasses.replace(spec, env={"TVM_NUM_THREADS": str(profile.threads), "TVM_BIND_THREADS": "0"})
 

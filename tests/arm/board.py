@@ -19,7 +19,6 @@ class Board(LocalDevice):
     """One board with a processor and some of the wheels that `board pip` has put into its folder."""
 
     name = "board"
-    python = "python3"
 
     def __init__(self, cache: Path, folder: Path, cpu: str, sites: Sequence[str]) -> None:
         """Run on the board in `folder` as `cpu`, with the packages of `sites` to import from."""
@@ -27,6 +26,10 @@ class Board(LocalDevice):
         self.prefix = (str(KIT), "run", "--dir", str(folder), "--cpu", cpu)
         if sites:
             self.prefix += ("--site", ",".join(sites))
+
+    def interpreter(self, runtime: str) -> str:
+        """Return the board's own Python."""
+        return "python3"
 
     def run(
         self, command: Sequence[str], env: Mapping[str, str] | None = None, timeout_s: float = 600.0

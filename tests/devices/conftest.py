@@ -21,7 +21,6 @@ class InstantDevice:
     model: Callable[[str, int, int], Mapping[str, list[int]]]
     threads: int = 1
     name: str = "instant"
-    python: str = "python"
     identity: dict[str, str] = field(default_factory=lambda: {"machine": "imaginary"})
     log: list[str] = field(default_factory=list)
     open: set[str] = field(default_factory=set)
@@ -35,7 +34,7 @@ class InstantDevice:
         self.time_ns += 100_000_000
         return DeviceState(time_ns=self.time_ns)
 
-    def push(self, path: Path) -> str:
+    def push(self, path: Path, workspace: str | None = None) -> str:
         return f"/pushed/{path.name}"
 
     def start(self, command, env, affinity) -> InstantSession:

@@ -38,7 +38,7 @@ def test_odd_names_are_pushed_whole_and_usable_in_commands(device, tmp_path: Pat
     source = folder / name
     source.write_bytes(b"content")
     read = "import sys; sys.stdout.write(open(sys.argv[1], 'rb').read().decode())"
-    done = device.run([device.python, "-c", read, device.push(source)], {"A": "1"})
+    done = device.run([device.interpreter(""), "-c", read, device.push(source)], {"A": "1"})
     assert (done.exit_code, done.stdout, done.stderr) == (0, "content", "")
     assert (Path(device.push(folder)) / name).read_bytes() == b"content"
     device.pull(device.push(source), tmp_path / "back")
@@ -89,12 +89,12 @@ def test_pushing_nothing_and_to_an_unusable_cache_are_errors(device, tmp_path: P
 
 
 def test_run_reports_exit_code_and_output_and_takes_no_shell(device) -> None:
-    done = device.run([device.python, "-c", "import sys; print('$HOME'); sys.exit('why')"])
+    done = device.run([device.interpreter(""), "-c", "import sys; print('$HOME'); sys.exit('why')"])
     assert (done.exit_code, done.stdout, done.stderr) == (1, "$HOME\n", "why\n")
     with pytest.raises(DeviceError, match="cannot start"):
         device.run(["/no/such/program"])
     with pytest.raises(DeviceError, match="did not end within"):
-        device.run([device.python, "-c", "import time; time.sleep(600)"], timeout_s=0.2)
+        device.run([device.interpreter(""), "-c", "import time; time.sleep(600)"], timeout_s=0.2)
 
 
 def test_a_program_whose_path_looks_like_a_variable_is_started(device, tmp_path: Path) -> None:

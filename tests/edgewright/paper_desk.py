@@ -69,7 +69,6 @@ class Desk:
     stop_at: int | None = None
     timed: Counter[str] = field(default_factory=Counter)
     name: str = "desk"
-    python: str = "python"
     now_ns: int = 0
 
     def fingerprint(self):
@@ -79,7 +78,7 @@ class Desk:
         self.now_ns += 100_000_000
         return DeviceState(time_ns=self.now_ns)
 
-    def push(self, path: Path) -> str:
+    def push(self, path: Path, workspace: str | None = None) -> str:
         return str(path)
 
     def start(self, command, env, affinity):

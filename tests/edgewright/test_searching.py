@@ -111,7 +111,6 @@ class Clock:
     requests: int = 0
     stop_at: int | None = None
     name: str = "clock"
-    python: str = "python"
     now_ns: int = 0
 
     def fingerprint(self):
@@ -121,7 +120,7 @@ class Clock:
         self.now_ns += 100_000_000
         return DeviceState(time_ns=self.now_ns)
 
-    def push(self, path: Path) -> str:
+    def push(self, path: Path, workspace: str | None = None) -> str:
         return str(path)
 
     def start(self, command, env, affinity):

@@ -129,7 +129,12 @@ MERGES = (
 )
 REFUSALS = (
     Refusal("train", lambda: mode("train", "conv2d"), {}, "training mode"),
-    Refusal("no running statistics", lambda: mode("batch", "conv2d"), {}, "training mode"),
+    Refusal(
+        "no running statistics",
+        lambda: mode("batch", "conv2d"),
+        {"rsqrt": 1},
+        "rsqrt is not affine in its input",
+    ),
     # What stays of the BatchNorm is a depthwise 1×1.
     Refusal(
         "read before the norm",

@@ -87,7 +87,7 @@ REFUSALS = (
         {},
         "cannot be exported",
     ),
-    Refusal("batch statistics", train_mode, {}, "training mode"),
+    Refusal("batch statistics", train_mode, {"rsqrt": 3}, "rsqrt is not affine in its input"),
     Refusal(
         "SE inside a branch",
         lambda: block(gate="inside"),

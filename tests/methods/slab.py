@@ -291,7 +291,12 @@ REFUSALS = (
     Refusal(
         "gauge by a zero", lambda: stream(channel_off=True), {"mul": 1, "linear": 2, "conv2d": 1}, "zero"
     ),
-    Refusal("batch statistics", lambda: block(RepBN(8, batch=True), nn.Linear(8, 12)), {}, "training mode"),
+    Refusal(
+        "batch statistics",
+        lambda: block(RepBN(8, batch=True), nn.Linear(8, 12)),
+        {"rsqrt": 1},
+        "rsqrt is not affine in its input",
+    ),
 )
 DEARER = (
     Dearer(

@@ -1,11 +1,12 @@
 """Facts and where they were read: a fact of the hardware without a source is an error.
 
 `[source]` maps dotted keys to texts. A key names a value (`device.soc`, `memory.size_mb`,
-`cluster.big.core`) or all that stands below it (`memory`, `cluster.big`, `cluster`):
+`cluster.big.core`) or all that stands below it (`memory`, `cluster.big`, `cluster`); the closest one counts:
 
     [source]
-    device.soc = "https://... (2026-11-26): its table names the Tensor G3"
-    cluster.big = "https://... (2026-11-26): cpu@800, compatible arm,cortex-x3"
+    "device.soc" = "https://... (2026-11-26): its table names the Tensor G3"
+    "cluster" = "https://... (2026-11-26): compatible of each cpu"
+    "cluster.big.max_mhz" = "https://... (2026-11-26): cpuinfo_max_freq of cpu8"
 
 Facts, which need one, are `soc` and `isa`, clusters and memory. `arch` and `cpu` say what code is made for
 and [expect] what to compare, so that a profile of one's own may state them without; they may have one.
@@ -49,7 +50,7 @@ def check_sources(path: Path, tables: Mapping[str, Any]) -> None:
     for key in stated:
         if _below(key, NEED) and source_of(key, sources) is None:
             raise UsageError(
-                f'{path}: the fact {key} has no source; add [source] {key} = "https://... (the day, such as '
+                f'{path}: the fact {key} has no source; add [source] "{key}" = "https://... (the day, such as '
                 '2026-11-26): what was read there", or leave the fact out'
             )
     for name in sources:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from compiler.device import BenchmarkProtocol, Cluster, Memory
 from compiler.errors import UsageError
 from compiler.records import Metric
 from profiles import list_profiles, load_profile
-from profiles.sources import source_of
+from profiles.loader import FOLDER
+from profiles.sources import source_of, values
 from profiles.tables import PROTOCOL
 
 MINIMAL = """
@@ -66,6 +68,22 @@ def test_host_is_local_single_threaded_and_states_no_figures() -> None:
 @pytest.mark.parametrize("name", list_profiles())
 def test_every_shipped_profile_loads_under_its_file_name(name: str) -> None:
     assert load_profile(name).name == name
+
+
+@pytest.mark.parametrize("name", list_profiles())
+def test_every_value_of_a_shipped_profile_has_a_source(name: str) -> None:
+    path = FOLDER / f"{name}.toml"
+    tables = tomllib.loads(path.read_text())
+    sources = load_profile(name).sources
+    assert [key for key in values(tables) if source_of(key, sources) is None] == []
+
+
+def test_the_phones_and_boards_there_are() -> None:
+    phones = {"pixel-1", "pixel-6", "pixel-8", "galaxy-s23", "galaxy-s24", "midrange-a78-a55", "standin"}
+    boards = {"raspberry-pi-4", "raspberry-pi-5", "jetson-orin-nano"}
+    assert phones | boards | {"host"} <= set(list_profiles())
+    assert {load_profile(name).transport for name in phones} == {"adb"}
+    assert {load_profile(name).transport for name in boards} == {"ssh"}
 
 
 def test_all_fields_are_read(write) -> None:

@@ -50,8 +50,8 @@ def check_sources(path: Path, tables: Mapping[str, Any]) -> None:
     for key in stated:
         if _below(key, NEED) and source_of(key, sources) is None:
             raise UsageError(
-                f'{path}: the fact {key} has no source; add [source] "{key}" = "https://... (the day, such as '
-                '2026-11-26): what was read there", or leave the fact out'
+                f'{path}: the fact {key} has no source; add [source] "{key}" = "https://... (the day, '
+                'such as 2026-11-26): what was read there", or leave the fact out'
             )
     for name in sources:
         if not any(_below(key, (name,)) for key in stated):

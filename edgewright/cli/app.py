@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from edgewright.cli import options, show, show_average, show_calibration, show_tuning
+from edgewright.cli.doctor_command import doctor_command
 from edgewright.cli.output import emit_json, working
+from edgewright.cli.profiles_commands import profiles_app
 
 app = typer.Typer(
     name="edgewright",
@@ -17,6 +19,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(profiles_app, name="profiles")
+app.command("doctor")(doctor_command)
 
 
 @app.callback()
@@ -326,17 +330,3 @@ def devices_command(
 
     document = devices_document() if device is None else device_document(device)
     emit_json(document) if as_json else show.devices(document)
-
-
-@app.command("profiles")
-def profiles_command(
-    profile: Annotated[
-        str | None, typer.Argument(metavar="PROFILE", help="Show and check one profile.")
-    ] = None,
-    as_json: options.Json = False,
-) -> None:
-    """List the device profiles, or show and check one."""
-    from edgewright.listings import profile_document, profiles_document
-
-    document = profiles_document() if profile is None else profile_document(profile)
-    emit_json(document) if as_json else show.profiles(document)

@@ -158,7 +158,37 @@ def profiles(document: Mapping[str, Any]) -> None:
         ]
         emit_table("device profiles", ("profile", "transport", "targets", "description"), rows)
         return
-    emit_table(f"{document['name']}: valid", ("", ""), list(_flat({**document, "schema": None})))
+    rows = _flat(
+        {key: value for key, value in document.items() if key not in ("schema", "clusters", "sources")}
+    )
+    emit_table(f"{document['name']}: valid", ("", ""), list(rows))
+    if document["clusters"]:
+        clusters = [
+            (c["name"], c["core"], ", ".join(map(str, c["cpus"])), c["max_mhz"]) for c in document["clusters"]
+        ]
+        emit_table("clusters", ("name", "core", "CPUs", "MHz at most"), clusters)
+    if document["sources"]:
+        emit_table("sources", ("of", "read in"), list(document["sources"].items()))
+
+
+def examination(document: Mapping[str, Any]) -> None:
+    """Show what the doctor found, a line a finding, and the next step of those that need one."""
+    checks = document["checks"]
+    emit_table(
+        "doctor",
+        ("", "check", "", "next"),
+        [(c["status"], c["check"], c["says"], c["next"] or "") for c in checks],
+    )
+    counts = Counter(c["status"] for c in checks)
+    stdout().print(", ".join(f"{counts[name]} {name}" for name in ("pass", "warn", "fail")), highlight=False)
+
+
+def detected(document: Mapping[str, Any]) -> None:
+    """Show where a detected profile went, or the profile itself."""
+    if document["file"] is None:
+        stdout().print(document["toml"], end="", markup=False, highlight=False, soft_wrap=True)
+    else:
+        stdout().print(f"{document['profile']}: written to {document['file']}", markup=False, highlight=False)
 
 
 def _untuned(document: Mapping[str, Any]) -> str:

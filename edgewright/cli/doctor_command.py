@@ -20,13 +20,14 @@ def doctor_command(
     with working("doctor") as progress:
         progress("start")
         from edgewright.doctor import Surroundings, examine
+        from edgewright.doctor.adb_server import ADB_PORT
         from edgewright.doctor.examination import document
 
         port = os.environ.get("ANDROID_ADB_SERVER_PORT", "")
         here = Surroundings(
             database=options.database_url(database),
             device=device,
-            **({"adb_port": int(port)} if port.isdigit() else {}),
+            adb_port=int(port) if port.isdigit() else ADB_PORT,
         )
         found = document(here, examine(here, progress))
     emit_json(found) if as_json else show.examination(found)

@@ -158,10 +158,9 @@ def profiles(document: Mapping[str, Any]) -> None:
         ]
         emit_table("device profiles", ("profile", "transport", "targets", "description"), rows)
         return
-    rows = _flat(
-        {key: value for key, value in document.items() if key not in ("schema", "clusters", "sources")}
-    )
-    emit_table(f"{document['name']}: valid", ("", ""), list(rows))
+    apart = ("schema", "clusters", "sources")
+    facts = _flat({key: value for key, value in document.items() if key not in apart})
+    emit_table(f"{document['name']}: valid", ("", ""), list(facts))
     if document["clusters"]:
         clusters = [
             (c["name"], c["core"], ", ".join(map(str, c["cpus"])), c["max_mhz"]) for c in document["clusters"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def _private(key: Path) -> Finding:
     mode = key.stat().st_mode & 0o777
     if mode & 0o077:
         return Finding(
-            "adb key", Status.FAIL, f"{key} has mode {mode:04o}: others can read it", f"chmod 600 {key}"
+            "adb key",
+            Status.FAIL,
+            f"{key} has mode {mode:04o}: others can read it",
+            f"chmod 600 {shlex.quote(str(key))}",
         )
     return Finding("adb key", Status.PASS, f"{key}, mode {mode:04o}")

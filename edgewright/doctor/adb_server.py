@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 
+ADB_PORT = 5037  # unless ANDROID_ADB_SERVER_PORT says otherwise
 TIMEOUT_S = 5.0
 
 

@@ -173,11 +173,11 @@ def profiles(document: Mapping[str, Any]) -> None:
 def examination(document: Mapping[str, Any]) -> None:
     """Show what the doctor found, a line a finding, and the next step of those that need one."""
     checks = document["checks"]
-    emit_table(
-        "doctor",
-        ("", "check", "", "next"),
-        [(c["status"], c["check"], c["says"], c["next"] or "") for c in checks],
-    )
+    rows: list[tuple[str, str, str]] = []
+    for found in checks:
+        rows.append((found["status"], found["check"], found["says"]))
+        rows += [("", "", f"next: {found['next']}")] if found["next"] else []
+    emit_table("doctor", ("", "", ""), rows)
     counts = Counter(c["status"] for c in checks)
     stdout().print(", ".join(f"{counts[name]} {name}" for name in ("pass", "warn", "fail")), highlight=False)
 

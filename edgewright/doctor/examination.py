@@ -34,6 +34,7 @@ CHECKS: tuple[Callable[[Surroundings], Iterable[Finding]], ...] = (
     usb.check,
 )
 DEVICE_CHECKS: tuple[Callable[[Device], Iterable[Finding]], ...] = (abi.check, space.check)
+IDENTITY = ("manufacturer", "model", "processor", "machine", "system", "kernel")  # of a fingerprint, to show
 TIMEOUT_S = 60.0
 SCHEMA = "edgewright.doctor/1"
 
@@ -98,7 +99,8 @@ def _examine_device(spec: str, tell: Callable[[str], None]) -> list[Finding]:
         device = open_device(spec)
         identity = device.fingerprint()
         devices.append(device)
-        yield Finding("device", Status.PASS, ", ".join(f"{k} {v}" for k, v in identity.items() if v))
+        told = [identity[key] for key in IDENTITY if identity.get(key)]
+        yield Finding("device", Status.PASS, f"{device.name}: {', '.join(told)}")
 
     found = within(reach, "device", DEVICE)
     for check in DEVICE_CHECKS if devices else ():

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from compiler.preflight import Preflight
 from compiler.records import DeviceState, Metric
 
 
@@ -95,7 +96,11 @@ class Device(Protocol):
 
 @dataclass(frozen=True)
 class BenchmarkProtocol:
-    """How a benchmark is run; its digest goes with every row, so populations never mix."""
+    """How a benchmark is run; its digest goes with every row, so populations never mix.
+
+    With `cooldown_max_s` above 0, a round waits that long at most until the device is below
+    `cool_below_c`, where that is given, and its clock is what it was at its best.
+    """
 
     metric: Metric = Metric.WALL
     settle_s: float = 0.2
@@ -107,6 +112,8 @@ class BenchmarkProtocol:
     max_seconds: float = 60.0
     target_width: float = 0.02
     unstable_width: float = 0.15
+    cool_below_c: float | None = None
+    cooldown_max_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -129,19 +136,24 @@ class DeviceProfile:
     expect: Mapping[str, str] = field(default_factory=dict)
     arch: str | None = None
     cpu: str | None = None
+    preflight: Preflight = field(default_factory=Preflight)
 
     def digest(self) -> str:
         """Return a digest of all the profile says, 16 hexadecimal digits.
 
-        A processor that is not stated is left out: the digest is the one from before it could be.
+        A processor, a preflight or a cool-down that is not stated is left out: the digest is the one
+        from before it could be.
         """
         unstated = {name for name in ("arch", "cpu") if getattr(self, name) is None}
-        return _digest({name: value for name, value in asdict(self).items() if name not in unstated})
+        if self.preflight == Preflight():
+            unstated.add("preflight")
+        stated = {name: value for name, value in asdict(self).items() if name not in unstated}
+        return _digest(stated | {"protocol": _stated(self.protocol)})
 
     def protocol_digest(self) -> str:
         """Return a digest of what shapes a reading: threads, affinity and the protocol."""
         return _digest(
-            {"threads": self.threads, "affinity": self.affinity, "protocol": asdict(self.protocol)}
+            {"threads": self.threads, "affinity": self.affinity, "protocol": _stated(self.protocol)}
         )
 
     def on_this_machine(self) -> DeviceProfile:
@@ -150,6 +162,12 @@ class DeviceProfile:
         The CPUs of a profile that states a processor are another machine's.
         """
         return self if self.arch is None else replace(self, arch=None, cpu=None, affinity=())
+
+
+def _stated(protocol: BenchmarkProtocol) -> dict[str, object]:
+    # Without a cool-down the protocol is the one from before it could have one: so is its digest.
+    waits = ("cool_below_c", "cooldown_max_s") if protocol.cooldown_max_s == 0 else ()
+    return {name: value for name, value in asdict(protocol).items() if name not in waits}
 
 
 def _digest(value: object) -> str:

@@ -120,6 +120,6 @@ def test_a_crash_names_the_candidate_and_keeps_the_rounds(tmp_path: Path) -> Non
     bad = Candidate("worse", "artifact-bad", "g", "p", RunSpec({"runner": common.RUNNER}, crash))
     words = pytest.raises(DeviceError, match=r"(?s)'worse'.*SIGABRT.*the last straw")
     with MeasurementDatabase(tmp_path / "m.sqlite") as database, words:
-        measure([good, bad], LocalDevice(tmp_path / "cache"), common.PROFILE, database)
+        measure([good, bad], LocalDevice(tmp_path / "cache"), common.PROFILE, database, retries=0)
     # It falls at its fifth request: two to warm up, two rounds, and then the other one was first.
     assert [len(rounds) for rounds in held(tmp_path / "m.sqlite").values()] == [3, 2]

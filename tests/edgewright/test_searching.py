@@ -134,6 +134,8 @@ class Ticking:
     ready: Mapping[str, object] = field(default_factory=lambda: {"load_ns": 1, "threads": 1, "affinity": [0]})
 
     def request(self, message, timeout_s=600.0):
+        if message["do"] == "memory":
+            return {}
         if self.device.requests == self.device.stop_at:
             raise KeyboardInterrupt
         self.device.requests += 1

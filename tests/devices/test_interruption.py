@@ -109,7 +109,8 @@ def test_ctrl_c_ends_the_runners_and_keeps_the_rounds(tmp_path: Path) -> None:
         assert database.measurements() == ()
         events: list[Progress] = []
         results = measure(common.candidates(log, 0.0), device, common.PROFILE, database, events.append)
-    assert Counter(e.event for e in events) == {"resumed": 2, "ready": 2, "round": 21, "finished": 2}
+    told = [e.event for e in events if e.event != "preflight"]  # a busy machine is told of
+    assert Counter(told) == {"resumed": 2, "ready": 2, "round": 21, "finished": 2}
     kept = [m.rounds[: len(rounds)] for m, rounds in zip(results, before.values(), strict=True)]
     assert kept == list(before.values())
 

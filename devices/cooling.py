@@ -74,7 +74,9 @@ class Cooling:
         while found is not None and self._slow(found) and not self.gave_up:
             if self._ran_out(start):
                 self.gave_up = True
-                self.tell(f"the clock stays low: {self._slower(found)}; the rounds go on and are judged by it")
+                self.tell(
+                    f"the clock stays low: {self._slower(found)}; the rounds go on and are judged by it"
+                )
                 break
             if first:
                 self.tell(f"the clock fell: {self._slower(found)}; waits")

@@ -142,9 +142,9 @@ def _run(all_series: Sequence[Series], run: Run, profile: DeviceProfile) -> None
     checks = _preflight(run, profile, all_series[0].skip_preflight)
     run.clock.sleep(profile.protocol.settle_s)
     start_runners(all_series, run)
-    for series in all_series:
-        for check in checks if series.row is not None else ():
-            run.database.note(series.row, f"preflight: {check.found}")
+    for row in [s.row for s in all_series if s.row is not None]:
+        for check in checks:
+            run.database.note(row, f"preflight: {check.found}")
     make_rounds(all_series, run)
 
 

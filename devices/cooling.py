@@ -58,11 +58,7 @@ class Cooling:
         state, first = device.state(), True
         while self._too_hot(state):
             if self._ran_out(start):
-                raise UnstableMeasurementError(
-                    f"{device.name} has {state.temperature_c:g} C after {self.protocol.cooldown_max_s:g} s of "
-                    f"waiting, below {self.protocol.cool_below_c:g} C asked for; all rounds are kept: cool it "
-                    f"and run the same command again"
-                )
+                raise self._stays_hot(device.name, state)
             if first:
                 self.tell(f"cools down from {state.temperature_c:g} C to {self.protocol.cool_below_c:g} C")
             first = False
@@ -88,6 +84,13 @@ class Cooling:
             self.gave_up = self.gave_up and self._slow(found)
             self.best_ns = min(found, self.best_ns or found)
         return found
+
+    def _stays_hot(self, name: str, state: DeviceState) -> UnstableMeasurementError:
+        protocol = self.protocol
+        return UnstableMeasurementError(
+            f"{name} has {state.temperature_c:g} C after {protocol.cooldown_max_s:g} s of waiting, below "
+            f"{protocol.cool_below_c:g} C asked for; all rounds are kept: cool it, then run the command again"
+        )
 
     def _too_hot(self, state: DeviceState) -> bool:
         limit, found = self.protocol.cool_below_c, state.temperature_c

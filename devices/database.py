@@ -67,7 +67,10 @@ class Header:
 
 @dataclass(frozen=True)
 class Summary:
-    """A finished measurement without its rounds: what it was of, and its verdict."""
+    """A finished measurement without its rounds: what it was of, and its verdict.
+
+    `throttled` says whether any round was.
+    """
 
     id: int
     series: str
@@ -75,6 +78,7 @@ class Summary:
     target: Mapping[str, str]
     stable: bool
     statistics: Statistics
+    throttled: bool = False
 
 
 class MeasurementDatabase:
@@ -181,7 +185,15 @@ class MeasurementDatabase:
         begins = measurement.c.series.startswith(series_start, autoescape=True)
         rows = [row for row in self._rows(begins, **equal) if row.stable is not None]
         return tuple(
-            Summary(row.id, row.series, row.label, row.target, row.stable, Statistics(**row.statistics))
+            Summary(
+                row.id,
+                row.series,
+                row.label,
+                row.target,
+                row.stable,
+                Statistics(**row.statistics),
+                bool(row.throttled_rounds),
+            )
             for row in rows
         )
 

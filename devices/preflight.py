@@ -2,8 +2,9 @@
 
 Charging, battery, screen, low-power mode, thermal status, governor and other load are compared with
 what the profile accepts (`compiler.preflight`). What a device does not tell is unknown: a warning
-where the profile itself asks to refuse the opposite, and nothing otherwise. A refusal ends the command with exit
-code 7 and not 5: the device is there and obeys, but what it would give is no reading to decide on.
+where the profile itself asks to refuse the opposite, and nothing otherwise. A refusal ends the command
+with exit code 7 and not 5: the device is there and obeys, but what it would give is no reading to
+decide on.
 
 The battery, the charger, the screen and the power mode are looked at again before each round, in the
 state that is read anyway. Load is not: it is ours by then. Heat is not: the cool-down waits for it.

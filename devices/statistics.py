@@ -61,7 +61,8 @@ def summarise(
     """Return the statistics of the samples of all rounds, pooled.
 
     Intervals resample whole rounds where there are five or more, because samples within a round are
-    correlated; see the module. Without `tails` only the median has one, which is quicker. Raises ValueError without samples.
+    correlated; see the module. Without `tails` only the median has one, which is quicker. Raises
+    ValueError without samples.
     """
     clusters = [np.sort(np.asarray(r, dtype=np.float64)) for r in rounds if len(r)]
     if not clusters:

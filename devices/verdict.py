@@ -61,7 +61,7 @@ def conclude(
     *,
     tails: bool = True,
 ) -> Conclusion:
-    """Judge the rounds of one measurement, with intervals of the tails too; ValueError where there is none."""
+    """Judge the rounds of one measurement, with or without bounds of the tails; ValueError without any."""
     judged = judge(rounds, metric, threads)
     clean = [r for r in judged if not (r.throttled or r.noisy)]
     enough = len(clean) >= max(LEAST_CLEAN, (len(judged) + 1) // 2)

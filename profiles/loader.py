@@ -186,7 +186,9 @@ def _cluster(row: Mapping[str, Any]) -> Cluster:
 
 def _preflight(table: Mapping[str, Any]) -> Preflight:
     levels = {f.name for f in fields(Preflight) if f.type == "Level"}
-    values = {key: Level(value) if key in levels else value for key, value in _floats(Preflight, table)}
+    values: dict[str, Any] = {
+        key: Level(value) if key in levels else value for key, value in _floats(Preflight, table)
+    }
     if "governors" in values:
         values["governors"] = tuple(values["governors"])
     return Preflight(**values)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from compiler.preflight import Level
 from compiler.records import Metric
 
 ARCHITECTURES = ("x86_64", "aarch64")
@@ -66,6 +67,8 @@ SOME_CPUS = Kind("a list of one or more different CPU numbers", lambda v: _cpus(
 ARCH = Kind(f"one of {', '.join(ARCHITECTURES)}", lambda v: v in ARCHITECTURES)
 SECONDS = Kind("a number of seconds, 0 or more", lambda v: _number(v) and v >= 0)
 POSITIVE = Kind("a number above 0", lambda v: _number(v) and v > 0)
+LEVEL = Kind(f"one of {', '.join(Level)}", lambda v: v in list(Level))
+STATUS = Kind("a thermal status, 0 to 6", lambda v: _whole(v, 0) and v <= 6)
 METRIC = Kind(f"one of {', '.join(Metric)}", lambda v: v in list(Metric))
 SOURCE = Kind(
     "where it was read (a URL, a file, or the words `the device`) and the day, such as 2026-11-26", _source

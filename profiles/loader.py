@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from compiler.device import BenchmarkProtocol, Cluster, DeviceProfile, Memory
 from compiler.errors import UsageError
+from compiler.preflight import Level, Preflight
 from compiler.records import Metric
 from profiles.kinds import ARCH
 from profiles.sources import check_sources, flatten
@@ -174,6 +175,7 @@ def _build(path: Path, tables: Mapping[str, Any]) -> DeviceProfile:
         memory=Memory(**tables["memory"]) if tables.get("memory") else None,
         cluster=run.get("cluster"),
         sources=dict(tables.get("source", {})),
+        preflight=_preflight(tables.get("preflight", {})),
     )
 
 
@@ -182,10 +184,24 @@ def _cluster(row: Mapping[str, Any]) -> Cluster:
     return Cluster(row["name"], tuple(row["cpus"]), row.get("core"), None if mhz is None else float(mhz))
 
 
-def _protocol(path: Path, table: Mapping[str, Any]) -> BenchmarkProtocol:
+def _preflight(table: Mapping[str, Any]) -> Preflight:
+    levels = {f.name for f in fields(Preflight) if f.type == "Level"}
+    values: dict[str, Any] = {
+        key: Level(value) if key in levels else value for key, value in _floats(Preflight, table)
+    }
+    if "governors" in values:
+        values["governors"] = tuple(values["governors"])
+    return Preflight(**values)
+
+
+def _floats(of: type[Any], table: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     # 1 and 1.0 must give one digest, or equal protocols would be two populations.
-    numbers = {f.name for f in fields(BenchmarkProtocol) if f.type == "float"}
-    values: dict[str, Any] = {key: float(value) if key in numbers else value for key, value in table.items()}
+    numbers = {f.name for f in fields(of) if str(f.type).startswith("float")}
+    return [(key, float(value) if key in numbers else value) for key, value in table.items()]
+
+
+def _protocol(path: Path, table: Mapping[str, Any]) -> BenchmarkProtocol:
+    values = dict(_floats(BenchmarkProtocol, table))
     if "metric" in values:
         values["metric"] = Metric(values["metric"])
     protocol = BenchmarkProtocol(**values)
@@ -195,4 +211,9 @@ def _protocol(path: Path, table: Mapping[str, Any]) -> BenchmarkProtocol:
                 f"{path}: [protocol] {low} = {getattr(protocol, low)} must not exceed "
                 f"{high} = {getattr(protocol, high)}"
             )
+    if protocol.cool_below_c is not None and protocol.cooldown_max_s == 0:
+        raise UsageError(
+            f"{path}: [protocol] cool_below_c waits for nothing without cooldown_max_s; state how many "
+            f"seconds a round may wait, such as cooldown_max_s = 300"
+        )
     return protocol

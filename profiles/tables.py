@@ -6,6 +6,7 @@
 [reach]      transport
 [run]        targets, threads, and affinity (CPU numbers) or cluster (the name of one)
 [protocol]   the fields of `BenchmarkProtocol`, seconds in names that end with _s
+[preflight]  the fields of `compiler.preflight.Preflight`: a level for each condition, and its bounds
 [expect]     text to compare with the device's fingerprint before measuring
 [source]     where each fact was read and when, by its dotted key (see `profiles/sources.py`)
 """
@@ -19,12 +20,14 @@ from profiles.kinds import (
     ARCH,
     COUNT,
     CPUS,
+    LEVEL,
     METRIC,
     POSITIVE,
     SECONDS,
     SOME_CPUS,
     SOME_TEXTS,
     SOURCE,
+    STATUS,
     TEXT,
     TEXTS,
     WORD,
@@ -57,6 +60,23 @@ PROTOCOL: Mapping[str, Kind] = {
     "max_seconds": POSITIVE,
     "target_width": POSITIVE,
     "unstable_width": POSITIVE,
+    "cool_below_c": POSITIVE,
+    "cooldown_max_s": SECONDS,
+}
+PREFLIGHT: Mapping[str, Kind] = {
+    "charging": LEVEL,
+    "battery": LEVEL,
+    "battery_min_percent": POSITIVE,
+    "battery_temperature": LEVEL,
+    "battery_max_c": POSITIVE,
+    "screen": LEVEL,
+    "power_save": LEVEL,
+    "thermal": LEVEL,
+    "thermal_max_status": STATUS,
+    "governor": LEVEL,
+    "governors": SOME_TEXTS,
+    "load": LEVEL,
+    "load_max_per_core": POSITIVE,
 }
 DEVICE: Mapping[str, Kind] = {
     "name": TEXT,
@@ -77,6 +97,7 @@ TABLES: Mapping[str, Table] = {
     "cluster": Table(CLUSTER, required=("name", "cpus"), repeated=True),
     "memory": Table({"size_mb": COUNT, "type": TEXT}),
     "source": Table(any_key=SOURCE),
+    "preflight": Table(PREFLIGHT),
 }
 # A pair of [protocol] of which the first may not exceed the second.
 ORDERED = (

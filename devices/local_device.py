@@ -101,12 +101,18 @@ class LocalDevice:
 
     def start(self, command: Sequence[str], env: Mapping[str, str], affinity: Sequence[int]) -> LineSession:
         """Start a runner on the given CPUs (any, when none are given) and wait until it is ready."""
+        return self._start(command, env, affinity, shown=command)
+
+    def _start(
+        self, command: Sequence[str], env: Mapping[str, str], affinity: Sequence[int], shown: Sequence[str]
+    ) -> LineSession:
+        """Start a runner that messages name by the command `shown`."""
 
         def spawn(stderr: IO[bytes]) -> subprocess.Popen[bytes]:
             with _on_cpus(affinity):
                 return _spawn(_with_env(command, env), subprocess.PIPE, stderr)
 
-        session = start_session(spawn, f"the runner {' '.join(command)!r}")
+        session = start_session(spawn, f"the runner {' '.join(shown)!r}")
         if hasattr(os, "sched_getaffinity"):
             session.ready["affinity"] = sorted(os.sched_getaffinity(session.process.pid))
         return session

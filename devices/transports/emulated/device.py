@@ -68,7 +68,7 @@ class EmulatedDevice(LocalDevice):
         """Start a runner whose inferences are counted; it is not bound to processors, which are one kind."""
         tally = Tally()
         try:
-            session = super().start(self._emulated(command, env, tally), {}, ())
+            session = self._start(self._emulated(command, env, tally), {}, (), shown=command)
         except BaseException:
             tally.close()
             raise

@@ -19,6 +19,8 @@ on stderr (`devices/runner_protocol.md`).
     {"do": "time", "iterations": n}             -> {"wall_ns": [..], "cpu_ns": [..]}
     {"do": "time_for", "seconds": s, "min": 3}  -> {"wall_ns": [..], "cpu_ns": [..]}
     {"do": "profile", "iterations": n}          -> {"operations": [{"name", "op", "ns": [..]}, ..]}
+    {"do": "count", "iterations": n}            -> {"iterations": n}, each between two calls of getppid
+    {"do": "memory"}                            -> {"peak_rss_bytes": n}
     {"do": "infer", "inputs": [file, ..], "outputs": folder} -> {"outputs": [{"path", "shape", "dtype"}, ..]}
     {"do": "exit"}
     any failure                                 -> {"error": "..."}
@@ -30,10 +32,12 @@ travels as its bits, in uint16.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -43,7 +47,9 @@ from typing import Any, TextIO
 import numpy
 
 TASKS = Path("/proc/self/task")
+STATUS = Path("/proc/self/status")
 BITS = "bfloat16"
+REQUESTS = ("time", "time_for", "profile", "count", "memory", "infer", "exit")
 
 
 def main() -> int:
@@ -124,13 +130,17 @@ class Served:
         if do == "time_for":
             budget, least = int(float(request["seconds"]) * 1e9), int(request.get("min", 3))
             return self.timed(lambda done, spent: done >= least and spent >= budget)
+        if do == "count":
+            return self.counted(int(request["iterations"]))
+        if do == "memory":
+            return {"peak_rss_bytes": peak_rss_bytes()}
         if do == "infer":
             return self.infer(request["inputs"], Path(request["outputs"]))
         if do == "profile":
             if not hasattr(self.method, "profile"):
                 raise ValueError("the runtime's Python package gives no times by operation")
             return {"operations": self.method.profile(int(request["iterations"]))}
-        raise ValueError(f"unknown request {do!r}; expected time, time_for, profile, infer or exit")
+        raise ValueError(f"unknown request {do!r}; expected {', '.join(REQUESTS)}")
 
     def timed(self, enough: Callable[[int, int], bool]) -> dict[str, object]:
         """Run until `enough(iterations, nanoseconds spent)`, timing each run."""
@@ -145,6 +155,20 @@ class Served:
             wall.append(wall_after - wall_before)
             cpu.append(cpu_after - cpu_before)
         return {"wall_ns": wall, "cpu_ns": cpu}
+
+    def counted(self, iterations: int) -> dict[str, object]:
+        """Run each inference between two calls of getppid, which an emulator's instruction counter sees."""
+        run, mark = self.method.run, os.getppid
+        gc.collect()
+        gc.disable()  # a collection within one of them would be counted as its own
+        try:
+            for _ in range(iterations):
+                mark()
+                run()
+                mark()
+        finally:
+            gc.enable()
+        return {"iterations": iterations}
 
     def infer(self, files: list[str], folder: Path) -> dict[str, object]:
         """Run once on inputs read from files and write each output to a file of `folder`."""
@@ -206,6 +230,14 @@ def write(folder: Path, index: int, array: Any, dtype: str) -> dict[str, object]
 def task_count() -> int:
     """Return the number of this process's threads, 0 where the system does not tell."""
     return sum(1 for _ in TASKS.iterdir()) if TASKS.is_dir() else 0
+
+
+def peak_rss_bytes() -> int:
+    """Return the most memory this process has had resident; ValueError where the system does not tell."""
+    found = re.search(r"^VmHWM:\s*(\d+) kB$", STATUS.read_text() if STATUS.exists() else "", re.MULTILINE)
+    if found is None:
+        raise ValueError("the system does not tell a process its peak memory (VmHWM in /proc/self/status)")
+    return int(found[1]) * 1024
 
 
 if __name__ == "__main__":

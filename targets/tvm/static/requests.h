@@ -12,6 +12,7 @@ extern FILE *answers;
 int answer_time(const struct json *request);
 int answer_time_for(const struct json *request);
 int answer_count(const struct json *request);
+int answer_memory(const struct json *request);
 int answer_profile(const struct json *request);
 int answer_infer(const struct json *request);
 

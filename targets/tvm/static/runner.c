@@ -14,7 +14,7 @@ FILE *answers;
 
 static const struct { const char *name; int (*answer)(const struct json *); } REQUESTS[] = {
     {"time", answer_time},   {"time_for", answer_time_for}, {"profile", answer_profile},
-    {"infer", answer_infer}, {"count", answer_count},
+    {"infer", answer_infer}, {"count", answer_count},       {"memory", answer_memory},
 };
 
 /* Returns 1 for `exit`, 0 when it has answered, -1 after fail(). */
@@ -24,7 +24,7 @@ static int answer(const struct json *request) {
     if (!strcmp(name, "exit")) return 1;
     for (size_t i = 0; i < sizeof REQUESTS / sizeof *REQUESTS; i++)
         if (!strcmp(name, REQUESTS[i].name)) return REQUESTS[i].answer(request);
-    return fail("unknown request '%.64s'; expected time, time_for, profile, count, infer or exit", name);
+    return fail("unknown request '%.64s'; expected time, time_for, profile, count, memory, infer or exit", name);
 }
 
 static void say_error(void) {

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from compiler.errors import UsageError
 from compiler.records import DeviceState, Measurement, Metric, Round, Statistics
-from devices.connection import connect, reason
+from devices.connection import connect, reason, shown
 from devices.sampling import FIELDS
 from devices.schema import finished, measurement, round_
 from devices.verdict import Conclusion, readings
@@ -76,11 +76,11 @@ class Summary:
 
 
 class MeasurementDatabase:
-    """Measurements in SQLite, or in any database SQLAlchemy has a URL for."""
+    """Measurements in SQLite, in PostgreSQL, or in any database SQLAlchemy has a URL for."""
 
     def __init__(self, where: str | Path) -> None:
         """Open or make the database at a path or URL; UsageError when it cannot be used."""
-        self.where = str(where)
+        self.where = shown(where)
         self._engine = connect(where)
 
     def __enter__(self) -> MeasurementDatabase:
@@ -147,7 +147,7 @@ class MeasurementDatabase:
     def measurements(self, **equal: object) -> tuple[Measurement, ...]:
         """Return finished measurements, oldest first, whose columns equal the given values.
 
-        Any column of the table `measurement` can be given: `graph_digest`, `profile`, `metric`,
+        Any column of the table `measurement` but the JSON ones can be given: `graph_digest`, `profile`, `metric`,
         `key`, ...; UsageError for another name.
         """
         return tuple(self._measurement(row) for row in self._rows(**equal) if row.stable is not None)
@@ -171,9 +171,10 @@ class MeasurementDatabase:
         )
 
     def _rows(self, *where: sa.ColumnElement[bool], **equal: object) -> list[Any]:
-        unknown = sorted(equal.keys() - {column.name for column in measurement.columns})
+        columns = [c.name for c in measurement.columns if not isinstance(c.type, sa.JSON)]
+        unknown = sorted(equal.keys() - set(columns))
         if unknown:
-            accepted = ", ".join(column.name for column in measurement.columns)
+            accepted = ", ".join(columns)
             raise UsageError(f"a measurement has no column {unknown[0]!r}; accepted: {accepted}")
         query = _joined().where(*where).order_by(measurement.c.id)
         for name, value in equal.items():

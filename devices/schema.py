@@ -3,14 +3,16 @@
 Append-only tables: `measurement` says what was measured and how, `round` holds the samples of each
 finished round, and a row of `finished` closes a measurement with its verdict. A row of
 `schedule_trial` is a schedule that was tried for a kernel; a database from before this table gains it
-when the first is written (`devices/schedules.py`), so that the version stays. On SQLite, triggers
-refuse to change or delete a row. Samples are little-endian 64-bit integers, one blob for
-each metric; what has structure is JSON. `edgewright_schema` holds the version of all this.
+when the first is written (`devices/schedules.py`), so that the version stays. The database itself
+refuses to change or delete a row (`devices/append_only.py`). Samples are little-endian 64-bit integers,
+one blob for each metric; what has structure is JSON. `edgewright_schema` holds the version of all this.
 """
 
 from __future__ import annotations
 
 import sqlalchemy as sa
+
+from devices.append_only import keep_rows
 
 VERSION = 1
 
@@ -87,9 +89,4 @@ schedule_trial = sa.Table(
 )
 
 for _table in (measurement, round_, finished, schedule_trial):
-    for _verb in ("UPDATE", "DELETE"):
-        _trigger = sa.DDL(  # type: ignore[no-untyped-call]  # SQLAlchemy left it untyped
-            f"CREATE TRIGGER {_table.name}_no_{_verb.lower()} BEFORE {_verb} ON {_table.name} "
-            f"BEGIN SELECT RAISE(ABORT, 'measurements are append-only'); END"
-        )
-        sa.event.listen(_table, "after_create", _trigger.execute_if(dialect="sqlite"))
+    keep_rows(_table)

@@ -147,8 +147,8 @@ class MeasurementDatabase:
     def measurements(self, **equal: object) -> tuple[Measurement, ...]:
         """Return finished measurements, oldest first, whose columns equal the given values.
 
-        Any column of the table `measurement` but the JSON ones can be given: `graph_digest`, `profile`, `metric`,
-        `key`, ...; UsageError for another name.
+        Any column of the table `measurement` but the JSON ones can be given: `graph_digest`,
+        `profile`, `metric`, `key`, ...; UsageError for another name.
         """
         return tuple(self._measurement(row) for row in self._rows(**equal) if row.stable is not None)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -103,9 +105,9 @@ def test_rows_can_be_neither_changed_nor_deleted(database) -> None:
     for table, statement in product(("measurement", "round", "finished", "schedule_trial"), statements):
         if table == "schedule_trial" and "TRUNCATE" not in statement:
             continue  # empty: no row to fire for; tests/devices/test_schedules.py has rows
-        with database._engine.connect() as plain:
-            with pytest.raises(sa.exc.IntegrityError, match="append-only"):
-                plain.exec_driver_sql(statement.format(table))
+        words = pytest.raises(sa.exc.IntegrityError, match="append-only")
+        with database._engine.connect() as plain, words:
+            plain.exec_driver_sql(statement.format(table))
     assert database.rounds(row) == (made(0),) and len(database.measurements()) == 1
 
 
@@ -138,7 +140,19 @@ with module.MeasurementDatabase(sys.argv[2]) as database:
 """
 
 
-def test_several_processes_make_the_database_and_write_at_once(where: str) -> None:
+def test_many_may_make_one_database_at_the_same_moment(where: str) -> None:
+    start = threading.Barrier(8)
+
+    def make() -> None:
+        start.wait()
+        MeasurementDatabase(where).close()
+
+    with ThreadPoolExecutor(8) as pool:
+        for made_by_one in [pool.submit(make) for _ in range(8)]:
+            made_by_one.result()
+
+
+def test_several_processes_write_at_once(where: str) -> None:
     command = [sys.executable, "-c", WRITER, __file__, where]
     writers = [subprocess.Popen([*command, str(i)], cwd=ROOT) for i in range(4)]
     assert [w.wait(120) for w in writers] == [0] * 4
@@ -171,7 +185,7 @@ def test_a_measurement_goes_on_in_another_process(where: str) -> None:
 
 
 def test_columns_with_structure_are_not_compared(database) -> None:
-    with pytest.raises(UsageError, match="no column 'fingerprint'; accepted: .*fingerprint_digest"):
+    with pytest.raises(UsageError, match=r"no column 'fingerprint'; accepted: .*fingerprint_digest"):
         database.measurements(fingerprint={"machine": "m"})
 
 
@@ -261,7 +275,10 @@ def test_a_newer_schema_on_a_server_is_refused(postgres) -> None:
 
 def test_a_server_that_cannot_be_used_says_why_and_tells_no_password(postgres, tmp_path: Path) -> None:
     for url, pattern in (
-        (f"postgresql://edgewright:secret@/nosuch?host={postgres.folder}", 'database "nosuch" does not exist'),
+        (
+            f"postgresql://edgewright:secret@/nosuch?host={postgres.folder}",
+            'database "nosuch" does not exist',
+        ),
         (f"postgres://edgewright:secret@/x?host={tmp_path}", "cannot use .*No such file"),
         ("postgresql+psycopg://edgewright:secret@127.0.0.1:1/x", "cannot use .*[Cc]onnection refused"),
         ("postgresql://edgewright:secret@host:port/x", "cannot use"),

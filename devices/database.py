@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from compiler.errors import UsageError
 from compiler.records import DeviceState, Measurement, Metric, Round, Statistics
 from devices.connection import connect, reason, shown
+from devices.postgresql import ServerLock
 from devices.sampling import FIELDS
 from devices.schema import finished, measurement, round_
 from devices.verdict import Conclusion, readings
@@ -94,6 +95,13 @@ class MeasurementDatabase:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+    def lock(self, name: str, holder: str) -> ServerLock | None:
+        """Return a lock that all users of the database see, None where it is no server that has such.
+
+        `holder` is what others are told of who has it.
+        """
+        return ServerLock(self._engine, name, holder) if self._engine.dialect.name == "postgresql" else None
 
     def begin(self, header: Header) -> int:
         """Record that a measurement begins and return its id."""

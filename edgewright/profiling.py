@@ -15,6 +15,7 @@ from devices.benchmark import Candidate, measure
 from devices.benchmark import Progress as Event
 from devices.database import MeasurementDatabase
 from edgewright.artifact import method_entry, read_artifact
+from edgewright.measuring import exclusive
 from edgewright.recipe import resolve
 from edgewright.stages import Progress, silent
 
@@ -31,6 +32,7 @@ def profile(
     database: str | Path | MeasurementDatabase = "sqlite://",
     allow_unstable: bool = False,
     reuse: bool = False,
+    wait_s: float | None = None,
     progress: Progress = silent,
 ) -> Measurement:
     """Measure an artifact's latency on a device.
@@ -44,23 +46,21 @@ def profile(
             `sqlite://` (the default) to keep nothing. An interrupted measurement goes on where it stopped.
         allow_unstable: return an unsteady reading, marked as such, in place of raising.
         reuse: return the newest stable measurement of the same artifact and conditions, if any.
+        wait_s: how long to wait for a device that is in use, in seconds; as long as it takes by default.
         progress: called with what happens.
 
     Raises:
         UsageError: the folder is no artifact, it has no such method, or the profile or database cannot
             be read.
-        DeviceError: the device is missing, lost, or not the one the profile expects.
+        DeviceError: the device is missing, lost, in use, or not the one the profile expects.
         UnstableMeasurementError: the reading is not steady enough to decide on.
     """
     built = artifact if isinstance(artifact, Artifact) else read_artifact(artifact)
     target, found = resolve(profile or str(built.manifest["profile"]), str(built.manifest["target"]))
     chosen = open_device(device)
     one = candidate(built, target, found, method=method)
-    if isinstance(database, MeasurementDatabase):
-        measurement = _measure(one, chosen, found, database, progress, reuse)
-    else:
-        with MeasurementDatabase(database) as opened:
-            measurement = _measure(one, chosen, found, opened, progress, reuse)
+    with exclusive(chosen, database, wait_s, progress) as kept:
+        measurement = _measure(one, chosen, found, kept, progress, reuse)
     if not (measurement.stable or allow_unstable):
         raise _unstable(measurement)
     return measurement

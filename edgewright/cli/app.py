@@ -48,6 +48,7 @@ def compile_command(
     max_bytes: options.MaxBytes = None,
     device: options.PricingDevice = None,
     database: options.Database = None,
+    wait: options.Wait = None,
     as_json: options.Json = False,
 ) -> None:
     """Compile a model, verify it in its own runtime and write an artifact folder."""
@@ -77,6 +78,7 @@ def compile_command(
             equip=load_schedules(kept, profile, device) if device else None,
             device=device or "local",
             database=kept if target == "auto" else "sqlite://",
+            wait_s=wait,
             progress=progress,
         )
     emit_json(artifact.manifest) if as_json else show.artifact(artifact)
@@ -102,6 +104,7 @@ def profile_command(
     per_op: Annotated[
         bool, typer.Option("--per-op", help="Time each operation, where the runtime does, by module.")
     ] = False,
+    wait: options.Wait = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure an artifact's latency on a device, or that of each operation."""
@@ -110,7 +113,9 @@ def profile_command(
             progress("time each operation")
             from edgewright.operations import profile_operations
 
-            found = profile_operations(artifact, device, profile=profile, method=method)
+            found = profile_operations(
+                artifact, device, profile=profile, method=method, wait_s=wait, progress=progress
+            )
         emit_json(found) if as_json else show.operations(found)
         return
     with working("profile") as progress:
@@ -127,6 +132,7 @@ def profile_command(
             method=method,
             database=options.database_url(database),
             allow_unstable=allow_unstable,
+            wait_s=wait,
             progress=progress,
         )
     name = str(method_entry(built, method)["name"])
@@ -148,6 +154,7 @@ def calibrate_command(
         bool,
         typer.Option("--allow-unstable", help="Go on without kernels that give no steady reading."),
     ] = False,
+    wait: options.Wait = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure the kernels that models' open choices need, and nothing else."""
@@ -164,6 +171,7 @@ def calibrate_command(
             database=options.database_url(database),
             randomize=randomize,
             allow_unstable=allow_unstable,
+            wait_s=wait,
             progress=progress,
         )
     emit_json(done.document()) if as_json else show_calibration.calibration(done.document())
@@ -182,6 +190,7 @@ def tune_command(
     seed: Annotated[int, typer.Option(min=0, help="Of the search; another one looks elsewhere.")] = 0,
     database: options.Database = None,
     randomize: options.Randomize = None,
+    wait: options.Wait = None,
     as_json: options.Json = False,
 ) -> None:
     """Try schedules for a model's kernels on a device; `compile --device` then takes the best."""
@@ -199,6 +208,7 @@ def tune_command(
             seed=seed,
             database=options.database_url(database),
             randomize=randomize,
+            wait_s=wait,
             progress=progress,
         )
     emit_json(done.document()) if as_json else show_tuning.tuning(done.document())
@@ -216,6 +226,7 @@ def search_command(
     out: options.Out = Path("out"),
     database: options.Database = None,
     randomize: options.Randomize = None,
+    wait: options.Wait = None,
     as_json: options.Json = False,
 ) -> None:
     """Find the most accurate variant within a latency budget, measured on the device."""
@@ -234,6 +245,7 @@ def search_command(
             inputs=options.read_inputs(inputs),
             database=options.database_url(database),
             randomize=randomize,
+            wait_s=wait,
             progress=progress,
         )
     emit_json(found.document()) if as_json else show.search(found.document())

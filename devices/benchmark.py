@@ -31,7 +31,7 @@ from devices.statistics import RESAMPLES
 
 OPEN_RUNNERS = 64
 
-__all__ = ["Candidate", "Progress", "check_expected", "measure"]
+__all__ = ["Candidate", "Progress", "check_expected", "header", "measure"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def measure(
     report = progress or (lambda _: None)
     fingerprint = dict(device.fingerprint())
     check_expected(profile, fingerprint)
-    headers = [_header(c, device, profile, fingerprint) for c in candidates]
+    headers = [header(c, device, profile, fingerprint) for c in candidates]
     known = _reusable(headers, database, report) if reuse else {}
     new = {
         h.key: Series(c, h, profile) for c, h in zip(candidates, headers, strict=True) if h.key not in known
@@ -94,9 +94,10 @@ def check_expected(profile: DeviceProfile, fingerprint: Mapping[str, str]) -> No
             )
 
 
-def _header(
+def header(
     candidate: Candidate, device: Device, profile: DeviceProfile, fingerprint: Mapping[str, str]
 ) -> Header:
+    """Return what is known of a measurement before it begins; its key names the population."""
     return Header(
         artifact_digest=candidate.artifact_digest,
         graph_digest=candidate.graph_digest,

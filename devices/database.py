@@ -165,6 +165,18 @@ class MeasurementDatabase:
         rows = [row for row in self._rows(**equal) if row.stable is not None]
         return self._measurement(rows[-1]) if rows else None
 
+    def finished_ids(self, key: str, since_ns: int = 0, *, stable: bool = False) -> list[int]:
+        """Return the ids of a key's measurements that were finished at a time or later, oldest first.
+
+        With `stable`, only of those that can be relied on.
+        """
+        query = sa.select(measurement.c.id).join(finished).where(measurement.c.key == key)
+        query = query.where(finished.c.created_ns >= since_ns).order_by(measurement.c.id)
+        if stable:
+            query = query.where(finished.c.stable)
+        with self._reading() as connection:
+            return list(connection.execute(query).scalars())
+
     def summaries(self, series_start: str, **equal: object) -> tuple[Summary, ...]:
         """Return finished measurements whose series begins with a text, oldest first, without rounds.
 

@@ -35,7 +35,7 @@ from devices.statistics import RESAMPLES
 
 OPEN_RUNNERS = 64
 
-__all__ = ["Candidate", "Progress", "Report", "check_expected", "measure"]
+__all__ = ["Candidate", "Progress", "Report", "check_expected", "header", "measure"]
 
 
 def measure(
@@ -67,7 +67,7 @@ def measure(
     report = progress or (lambda _: None)
     fingerprint = dict(device.fingerprint())
     check_expected(profile, fingerprint)
-    headers = [_header(c, device, profile, fingerprint) for c in candidates]
+    headers = [header(c, device, profile, fingerprint) for c in candidates]
     known = _reusable(headers, database, report) if reuse else {}
     new = {
         h.key: Series(c, h, profile, clock, skip_preflight)
@@ -96,9 +96,10 @@ def check_expected(profile: DeviceProfile, fingerprint: Mapping[str, str]) -> No
             )
 
 
-def _header(
+def header(
     candidate: Candidate, device: Device, profile: DeviceProfile, fingerprint: Mapping[str, str]
 ) -> Header:
+    """Return what is known of a measurement before it begins; its key names the population."""
     return Header(
         artifact_digest=candidate.artifact_digest,
         graph_digest=candidate.graph_digest,

@@ -2,7 +2,8 @@
 
 SQLite runs in WAL mode with `synchronous=FULL`: a committed round survives `kill -9` and a power
 cut. Transactions that write begin by taking the write lock and wait for other writers up to
-`BUSY_S`, so that several processes may measure into one file.
+`BUSY_S`, so that several processes may measure into one file. A server is for measuring from several
+hosts (`devices/postgresql.py`).
 
 A database of an older version is brought up to this one when it is opened: whatever a version adds
 is a table, or a column that may be NULL, so that no row changes and nothing is lost. An edgewright of
@@ -11,6 +12,7 @@ before then refuses it and says why.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from compiler.errors import UsageError
+from devices import postgresql
 from devices.schema import ADDED, OLDEST, VERSION, incident, metadata, schema
 
 BUSY_S = 60
@@ -28,11 +31,10 @@ def connect(where: str | Path) -> sa.Engine:
 
     Raises UsageError when it cannot be opened, is not ours, or is of another version.
     """
-    text = str(where)
-    is_url = isinstance(where, str) and "://" in where
+    text = shown(where)
     engine: sa.Engine | None = None
     try:
-        engine = _engine(sa.make_url(text) if is_url else _file_url(Path(text)))
+        engine = _engine(_url(where))
         _prepare(engine)
     except UsageError as error:
         _close(engine)
@@ -43,9 +45,25 @@ def connect(where: str | Path) -> sa.Engine:
     return engine
 
 
+def shown(where: str | Path) -> str:
+    """Return how messages call a database: its path, or its URL without a password."""
+    try:
+        return _url(where).render_as_string(hide_password=True) if _is_url(where) else str(where)
+    except (sa.exc.ArgumentError, ValueError):
+        return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(where))
+
+
 def reason(error: Exception) -> str:
     """Return what a database error says, without the statement SQLAlchemy appends."""
     return str(getattr(error, "orig", None) or error).splitlines()[0]
+
+
+def _is_url(where: str | Path) -> bool:
+    return isinstance(where, str) and "://" in where
+
+
+def _url(where: str | Path) -> sa.URL:
+    return postgresql.with_driver(sa.make_url(str(where))) if _is_url(where) else _file_url(Path(where))
 
 
 def _close(engine: sa.Engine | None) -> None:
@@ -59,6 +77,8 @@ def _file_url(path: Path) -> sa.URL:
 
 
 def _engine(url: sa.URL) -> sa.Engine:
+    if url.get_backend_name() == "postgresql":
+        return postgresql.create_engine(url)
     if url.get_backend_name() != "sqlite":
         return sa.create_engine(url)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_S})
@@ -86,14 +106,21 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 def _prepare(engine: sa.Engine) -> None:
     with engine.execution_options(writes=True).begin() as connection:
+        if engine.dialect.name == "postgresql":
+            postgresql.lock_schema(connection)
         tables = sa.inspect(connection).get_table_names()
         if schema.name in tables:
             _check_version(connection)
-        elif tables and engine.dialect.name == "sqlite":
-            raise UsageError(f"it holds other tables ({', '.join(sorted(tables)[:5])})")
+        elif others := _foreign(tables, engine.dialect.name):
+            raise UsageError(f"it holds other tables ({', '.join(others[:5])})")
         else:
             metadata.create_all(connection)
             connection.execute(schema.insert().values(version=VERSION))
+
+
+def _foreign(tables: list[str], dialect: str) -> list[str]:
+    # A file is ours alone. A server's database may hold more, but not under the names we need.
+    return sorted(tables if dialect == "sqlite" else metadata.tables.keys() & set(tables))
 
 
 def _check_version(connection: sa.Connection) -> None:

@@ -24,7 +24,8 @@ import sqlalchemy as sa
 
 from compiler.errors import UsageError
 from compiler.records import DeviceState, Measurement, Metric, Round, Statistics
-from devices.connection import connect, reason
+from devices.connection import connect, reason, shown
+from devices.postgresql import ServerLock
 from devices.sampling import FIELDS
 from devices.schema import finished, incident, measurement, round_
 from devices.verdict import Conclusion, readings
@@ -82,11 +83,11 @@ class Summary:
 
 
 class MeasurementDatabase:
-    """Measurements in SQLite, or in any database SQLAlchemy has a URL for."""
+    """Measurements in SQLite, in PostgreSQL, or in any database SQLAlchemy has a URL for."""
 
     def __init__(self, where: str | Path) -> None:
         """Open or make the database at a path or URL; UsageError when it cannot be used."""
-        self.where = str(where)
+        self.where = shown(where)
         self._engine = connect(where)
 
     def __enter__(self) -> MeasurementDatabase:
@@ -100,6 +101,13 @@ class MeasurementDatabase:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+    def lock(self, name: str, holder: str) -> ServerLock | None:
+        """Return a lock that all users of the database see, None where it is no server that has such.
+
+        `holder` is what others are told of who has it.
+        """
+        return ServerLock(self._engine, name, holder) if self._engine.dialect.name == "postgresql" else None
 
     def begin(self, header: Header) -> int:
         """Record that a measurement begins and return its id."""
@@ -166,8 +174,8 @@ class MeasurementDatabase:
     def measurements(self, **equal: object) -> tuple[Measurement, ...]:
         """Return finished measurements, oldest first, whose columns equal the given values.
 
-        Any column of the table `measurement` can be given: `graph_digest`, `profile`, `metric`,
-        `key`, ...; UsageError for another name.
+        Any column of the table `measurement` but the JSON ones can be given: `graph_digest`,
+        `profile`, `metric`, `key`, ...; UsageError for another name.
         """
         return tuple(self._measurement(row) for row in self._rows(**equal) if row.stable is not None)
 
@@ -175,6 +183,18 @@ class MeasurementDatabase:
         """Return the newest finished measurement that `measurements` would return, or None."""
         rows = [row for row in self._rows(**equal) if row.stable is not None]
         return self._measurement(rows[-1]) if rows else None
+
+    def finished_ids(self, key: str, since_ns: int = 0, *, stable: bool = False) -> list[int]:
+        """Return the ids of a key's measurements that were finished at a time or later, oldest first.
+
+        With `stable`, only of those that can be relied on.
+        """
+        query = sa.select(measurement.c.id).join(finished).where(measurement.c.key == key)
+        query = query.where(finished.c.created_ns >= since_ns).order_by(measurement.c.id)
+        if stable:
+            query = query.where(finished.c.stable)
+        with self._reading() as connection:
+            return list(connection.execute(query).scalars())
 
     def summaries(self, series_start: str, **equal: object) -> tuple[Summary, ...]:
         """Return finished measurements whose series begins with a text, oldest first, without rounds.
@@ -198,9 +218,10 @@ class MeasurementDatabase:
         )
 
     def _rows(self, *where: sa.ColumnElement[bool], **equal: object) -> list[Any]:
-        unknown = sorted(equal.keys() - {column.name for column in measurement.columns})
+        columns = [c.name for c in measurement.columns if not isinstance(c.type, sa.JSON)]
+        unknown = sorted(equal.keys() - set(columns))
         if unknown:
-            accepted = ", ".join(column.name for column in measurement.columns)
+            accepted = ", ".join(columns)
             raise UsageError(f"a measurement has no column {unknown[0]!r}; accepted: {accepted}")
         query = _joined().where(*where).order_by(measurement.c.id)
         for name, value in equal.items():

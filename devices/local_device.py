@@ -36,6 +36,11 @@ class LocalDevice:
         self._cache = cache / "pushed"
         self._root = root
 
+    def identity(self) -> str:
+        """Return what names this run of the system: containers of one host disturb each other too."""
+        boot = self._root / "proc/sys/kernel/random/boot_id"
+        return f"host {boot.read_text().strip() if boot.exists() else platform.node()}"
+
     def interpreter(self, runtime: str) -> str:
         """Return the interpreter that runs edgewright: what lowers for a runtime can import it too."""
         return sys.executable

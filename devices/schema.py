@@ -4,9 +4,10 @@ Append-only tables: `measurement` says what was measured and how, `round` holds 
 finished round, a row of `incident` a fault or a wait on the way, and a row of `finished` closes a
 measurement with its verdict. A row of
 `schedule_trial` is a schedule that was tried for a kernel; a database from before this table gains it
-when the first is written (`devices/schedules.py`), so that the version stays. On SQLite, triggers
-refuse to change or delete a row. Samples are little-endian 64-bit integers, one blob for
-each metric; what has structure is JSON. `edgewright_schema` holds the version of all this: its largest.
+when the first is written (`devices/schedules.py`), so that the version stays. The database itself
+refuses to change or delete a row (`devices/append_only.py`). Samples are little-endian 64-bit integers,
+one blob for each metric; what has structure is JSON. `edgewright_schema` holds the version of all this:
+its largest.
 
 Version 2 adds the table `incident`, columns that may be NULL (`ADDED`), and bounds of the tails in
 `statistics`. A database of version 1 gains them when it is opened (`devices/connection.py`).
@@ -15,6 +16,8 @@ Version 2 adds the table `incident`, columns that may be NULL (`ADDED`), and bou
 from __future__ import annotations
 
 import sqlalchemy as sa
+
+from devices.append_only import keep_rows
 
 VERSION = 2
 OLDEST = 1  # that is brought up to VERSION
@@ -113,9 +116,4 @@ ADDED = (
 )
 
 for _table in (measurement, round_, incident, finished, schedule_trial):
-    for _verb in ("UPDATE", "DELETE"):
-        _trigger = sa.DDL(  # type: ignore[no-untyped-call]  # SQLAlchemy left it untyped
-            f"CREATE TRIGGER {_table.name}_no_{_verb.lower()} BEFORE {_verb} ON {_table.name} "
-            f"BEGIN SELECT RAISE(ABORT, 'measurements are append-only'); END"
-        )
-        sa.event.listen(_table, "after_create", _trigger.execute_if(dialect="sqlite"))
+    keep_rows(_table)

@@ -13,10 +13,9 @@ cache it takes, is not in it.
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
@@ -37,6 +36,7 @@ from devices.benchmark import Progress as Event
 from devices.database import MeasurementDatabase
 from devices.latency import latency_table, measure_run, split_runs
 from edgewright.kernel_programs import Bench, chain_candidates, kernel_candidate, start_failure
+from edgewright.measuring import exclusive
 from edgewright.models import load_model
 from edgewright.profiling import UNITS
 from edgewright.recipe import prior_of, resolve
@@ -106,6 +106,7 @@ def calibrate(
     randomize: int | None = None,
     allow_unstable: bool = False,
     choose: Choose | None = None,
+    wait_s: float | None = None,
     progress: Progress = silent,
 ) -> Calibration:
     """Measure what the open choices of models need on a device: kernels, then the choices as whole programs.
@@ -122,19 +123,21 @@ def calibrate(
         allow_unstable: return where some kernels have no steady reading, in place of raising.
         choose: which kernels a graph needs, given a table; by default those of the merge engine's
             open choices.
+        wait_s: how long to wait for a device that is in use, in seconds; as long as it takes by default.
         progress: called with the name of each step.
 
     Raises:
         UsageError: something given cannot be read.
         UnsupportedModelError: a model cannot be exported.
-        DeviceError: the device is missing, lost, or not the one the profile expects.
+        DeviceError: the device is missing, lost, in use, or not the one the profile expects.
         UnstableMeasurementError: a kernel has no reading steady enough to decide on; the others are kept.
     """
     chosen, found = resolve(profile, target)
     opened = open_device(device) if isinstance(device, str) else device
     loaded = [load_model(model, inputs, randomize=randomize) for model in models]
     graphs = [canonicalise(model, progress=progress).graph for model in loaded]
-    with _opened(database) as kept, tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+    ours = exclusive(opened, database, wait_s, progress)
+    with ours as kept, tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         bench = Bench(chosen, found, opened, kept, Path(folder))
         stages = (choose,) if choose else _stages(prior_of(chosen))
         done = calibrate_graphs(graphs, bench, stages, progress)
@@ -252,15 +255,6 @@ def _stages(prior: Roofline) -> tuple[Choose, ...]:
     from compiler.merge.whole import whole_programs
 
     return partial(open_kernels, prior=prior), partial(whole_programs, prior=prior)
-
-
-@contextlib.contextmanager
-def _opened(database: str | Path | MeasurementDatabase) -> Iterator[MeasurementDatabase]:
-    if isinstance(database, MeasurementDatabase):
-        yield database
-    else:
-        with MeasurementDatabase(database) as opened:
-            yield opened
 
 
 def _unsteady(done: Calibration, device: Device) -> UnstableMeasurementError:

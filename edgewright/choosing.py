@@ -17,10 +17,10 @@ from compiler.device import DeviceProfile
 from compiler.errors import EdgewrightError, UnstableMeasurementError, UnsupportedModelError
 from compiler.records import Artifact, Measurement
 from devices import open_device
-from devices.benchmark import Candidate, measure
 from devices.benchmark import Progress as Event
-from devices.database import MeasurementDatabase
+from devices.benchmark import measure
 from edgewright.artifact import MANIFEST, building, check_replaceable, write_json
+from edgewright.measuring import Database, exclusive
 from edgewright.profiling import UNITS, candidate, told, tuned, tuned_kernels
 from edgewright.stages import Progress
 from targets import get_target
@@ -34,7 +34,8 @@ def choose(
     profile: DeviceProfile,
     out: Path,
     device: str,
-    database: str | Path | MeasurementDatabase,
+    database: Database,
+    wait_s: float | None,
     progress: Progress,
 ) -> Artifact:
     """Build by `attempt(target name, folder)` for each target of the profile and keep the fastest at `out`.
@@ -49,7 +50,7 @@ def choose(
         if not built:
             reasons = "; ".join(f"{row['target']}: {row['reason']}" for row in rows)
             raise UnsupportedModelError(f"no target of the profile {profile.name!r} builds it: {reasons}")
-        rows = _ranked(built, profile, device, database, progress) + rows
+        rows = _ranked(built, profile, device, database, wait_s, progress) + rows
         best = built[str(rows[0]["target"])]
         manifest = {**best.manifest, "compared": rows}
         with building(out) as folder:
@@ -80,14 +81,15 @@ def _ranked(
     built: Mapping[str, Artifact],
     profile: DeviceProfile,
     device: str,
-    database: str | Path | MeasurementDatabase,
+    database: Database,
+    wait_s: float | None,
     progress: Progress,
 ) -> list[dict[str, Any]]:
     """Return the rows of what was measured, fastest first, those without a steady reading behind."""
-    rows = _measured(built, profile, device, database, progress)
+    rows = _measured(built, profile, device, database, wait_s, progress)
     if not all(row["stable"] for row in rows):
         progress("some readings are not steady: measure again")
-        rows = _measured(built, profile, device, database, progress)
+        rows = _measured(built, profile, device, database, wait_s, progress)
     if not any(row["stable"] for row in rows):
         raise UnstableMeasurementError(
             f"no target's reading on {device} is steady enough to choose by: {', '.join(built)} were built "
@@ -101,7 +103,8 @@ def _measured(
     built: Mapping[str, Artifact],
     profile: DeviceProfile,
     device: str,
-    database: str | Path | MeasurementDatabase,
+    database: Database,
+    wait_s: float | None,
     progress: Progress,
 ) -> list[dict[str, Any]]:
     """Return a row for each artifact, measured method by method in one interleaved run."""
@@ -111,25 +114,13 @@ def _measured(
     def tell(event: Event) -> None:
         progress(told(event))
 
-    if isinstance(database, MeasurementDatabase):
-        found = _run(candidates, profile, device, database, tell)
-    else:
-        with MeasurementDatabase(database) as opened:
-            found = _run(candidates, profile, device, opened, tell)
+    chosen = open_device(device)
+    with exclusive(chosen, database, wait_s, progress) as kept:
+        found = measure(candidates, chosen, profile, kept, tell, open_runners=len(candidates))
     by_target: dict[str, list[Measurement]] = {}
     for (name, _), measurement in zip(keys, found, strict=True):
         by_target.setdefault(name, []).append(measurement)
     return [_row(name, measurements, built[name]) for name, measurements in by_target.items()]
-
-
-def _run(
-    candidates: Sequence[Candidate],
-    profile: DeviceProfile,
-    device: str,
-    database: MeasurementDatabase,
-    tell: Callable[[Event], None],
-) -> list[Measurement]:
-    return measure(candidates, open_device(device), profile, database, tell, open_runners=len(candidates))
 
 
 def _row(name: str, measurements: Sequence[Measurement], artifact: Artifact) -> dict[str, Any]:

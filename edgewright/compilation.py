@@ -74,6 +74,7 @@ def compile(
     equip: Callable[[Target], Target] | None = None,
     device: str = "local",
     database: str | Path | MeasurementDatabase = "sqlite://",
+    wait_s: float | None = None,
     progress: Progress = silent,
 ) -> Artifact:
     """Compile a model for a device and verify the result in the target's own runtime.
@@ -102,6 +103,7 @@ def compile(
         equip: what gives a target the schedules it was tuned to (`edgewright.tuning.load_schedules`).
         device: where `auto` measures.
         database: where `auto` keeps its raw samples; `sqlite://` keeps nothing.
+        wait_s: how long `auto` waits for a device that is in use; as long as it takes by default.
         progress: called with the name of each step.
 
     Raises:
@@ -110,7 +112,7 @@ def compile(
         NumericError: the program does not compute what the model computes.
         FallbackError: more operations than `max_fallback` stay outside the delegate.
         InfeasibleBudgetError: the smallest form takes more than `max_bytes`; names its size.
-        DeviceError: the device that `auto` measures on is missing or lost.
+        DeviceError: the device that `auto` measures on is missing, lost or in use.
     """
     chosen = load_profile(profile) if isinstance(profile, str) else profile
     decisions = read_plan(plan)
@@ -141,7 +143,7 @@ def compile(
         )
 
     if target == AUTO:
-        return choose(attempt, chosen, Path(out), device, database, progress)
+        return choose(attempt, chosen, Path(out), device, database, wait_s, progress)
     return attempt(target, Path(out))
 
 

@@ -16,15 +16,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from compiler.device import DeviceProfile
+from compiler.device import Device, DeviceProfile
 from compiler.errors import DeviceError, UsageError
 from compiler.ir.text import parse_graph
 from compiler.records import Artifact, Metric
+from compiler.target import Target
 from devices import open_device
+from devices.lease import lease
 from devices.runner import start_runner
 from edgewright.artifact import method_entry, read_artifact
 from edgewright.limits import on_cluster
 from edgewright.recipe import resolve
+from edgewright.stages import Progress, silent
 from targets.serving import IO
 
 SCHEMA = "edgewright.operations/1"
@@ -41,6 +44,8 @@ def profile_operations(
     method: str | None = None,
     iterations: int = ITERATIONS,
     cluster: str | None = None,
+    wait_s: float | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Return the time of each operation of a method as JSON values, slowest first.
 
@@ -49,24 +54,16 @@ def profile_operations(
     `emulated` tells what an emulator took: no time of any device, and its shares are the emulator's.
 
     Raises UsageError for an artifact or method that there is not, and for a runtime that gives no times
-    by operation; DeviceError where the device or the runner fails.
+    by operation; DeviceError where the device or the runner fails, or where the device is still in use
+    after `wait_s` seconds (by default it is waited for as long as it takes).
     """
     built = artifact if isinstance(artifact, Artifact) else read_artifact(artifact)
     target, found = resolve(profile or str(built.manifest["profile"]), str(built.manifest["target"]))
     name = str(method_entry(built, method)["name"])
     found = on_cluster(found, cluster)
-    session = start_runner(open_device(device), target.run_spec(built, found, name), found.affinity)
-    try:
-        answer = session.request({"do": "profile", "iterations": iterations})
-    except DeviceError as error:
-        if any(words in str(error) for words in UNABLE):
-            raise UsageError(
-                f"the target {target.name!r} on {device} gives no times by operation: {error}. Those of "
-                f"{' and '.join(TELLING)} do: compile for one of them, or profile the whole without --per-op"
-            ) from error
-        raise
-    finally:
-        session.close()
+    opened = open_device(device)
+    with lease(opened, wait_s=wait_s, progress=progress):
+        answer = _ask(opened, target, built, found, name, iterations)
     rows = _rows(answer["operations"], _origins(built), _modules(built, name))
     total = sum(row["median_ns"] for row in rows)
     for row in rows:
@@ -82,6 +79,23 @@ def profile_operations(
         "sum_ns": total,
         "operations": sorted(rows, key=lambda row: -row["median_ns"]),
     }
+
+
+def _ask(
+    device: Device, target: Target, artifact: Artifact, profile: DeviceProfile, method: str, iterations: int
+) -> dict[str, Any]:
+    session = start_runner(device, target.run_spec(artifact, profile, method), profile.affinity)
+    try:
+        return session.request({"do": "profile", "iterations": iterations})
+    except DeviceError as error:
+        if any(words in str(error) for words in UNABLE):
+            raise UsageError(
+                f"the target {target.name!r} on {device.name} gives no times by operation: {error}. Those of "
+                f"{' and '.join(TELLING)} do: compile for one of them, or profile the whole without --per-op"
+            ) from error
+        raise
+    finally:
+        session.close()
 
 
 def _rows(operations: Any, origins: Mapping[str, str], modules: Mapping[str, str]) -> list[dict[str, Any]]:

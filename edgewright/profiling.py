@@ -16,6 +16,7 @@ from devices.benchmark import Progress as Event
 from devices.database import MeasurementDatabase
 from edgewright.artifact import method_entry, read_artifact
 from edgewright.limits import Limits, limited, on_cluster
+from edgewright.measuring import exclusive
 from edgewright.recipe import resolve
 from edgewright.stages import Progress, silent
 
@@ -35,6 +36,7 @@ def profile(
     limits: Limits | None = None,
     cluster: str | None = None,
     skip_preflight: bool = False,
+    wait_s: float | None = None,
     progress: Progress = silent,
 ) -> Measurement:
     """Measure an artifact's latency on a device.
@@ -51,12 +53,13 @@ def profile(
         limits: when to stop, in the place of what the profile says.
         cluster: the processors to run on, by the name the profile has for them.
         skip_preflight: measure a device that is not fit for it too; the reading says what was amiss.
+        wait_s: how long to wait for a device that is in use, in seconds; as long as it takes by default.
         progress: called with what happens.
 
     Raises:
         UsageError: the folder is no artifact, it has no such method, the profile or database cannot be
             read, or the profile has no such cluster.
-        DeviceError: the device is missing, lost, or not the one the profile expects.
+        DeviceError: the device is missing, lost, in use, or not the one the profile expects.
         UnstableMeasurementError: the device is not fit to be measured, or the reading is not steady
             enough to decide on.
     """
@@ -65,11 +68,8 @@ def profile(
     found = on_cluster(limited(found, limits or Limits()), cluster)
     chosen = open_device(device)
     one = candidate(built, target, found, method=method)
-    if isinstance(database, MeasurementDatabase):
-        measurement = _measure(one, chosen, found, database, progress, reuse, skip_preflight)
-    else:
-        with MeasurementDatabase(database) as opened:
-            measurement = _measure(one, chosen, found, opened, progress, reuse, skip_preflight)
+    with exclusive(chosen, database, wait_s, progress) as kept:
+        measurement = _measure(one, chosen, found, kept, progress, reuse, skip_preflight)
     if not (measurement.stable or allow_unstable):
         raise _unstable(measurement)
     return measurement

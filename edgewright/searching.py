@@ -39,6 +39,7 @@ from compiler.target import Target
 from devices import open_device
 from devices.database import MeasurementDatabase
 from edgewright.compilation import assemble
+from edgewright.measuring import exclusive
 from edgewright.models import load_model
 from edgewright.recipe import Recipe, prior_of, resolve
 from edgewright.search_lab import Lab, counted, make_space
@@ -66,6 +67,7 @@ class Setting:
     seed: int = 0
     workers: int = 0
     progress: Progress = silent
+    wait_s: float | None = None
 
 
 def search(
@@ -83,6 +85,7 @@ def search(
     resume: bool = True,
     seed: int = 0,
     workers: int | None = None,
+    wait_s: float | None = None,
     progress: Progress = silent,
 ) -> SearchResult:
     """Return the variant of a model that moves its outputs least and meets a latency budget on a device.
@@ -103,13 +106,14 @@ def search(
         resume: go on where an interrupted search of the same model, data and device stopped.
         seed: decides the halves and the bootstrap.
         workers: processes that lower variants side by side; one for each processor by default.
+        wait_s: how long to wait for a device that is in use, in seconds; as long as it takes by default.
         progress: called with what happens.
 
     Raises:
         UsageError: something given cannot be read, or `out` cannot be written.
         UnsupportedModelError: the model cannot be exported, lowered or quantized.
         NumericError: the built program does not compute what the chosen graph computes.
-        DeviceError: the device is missing, lost, or not the one the profile expects.
+        DeviceError: the device is missing, lost, in use, or not the one the profile expects.
         InfeasibleBudgetError: nothing meets the budget; names the least latency measured.
         UnstableMeasurementError: the device gives no steady reading.
     """
@@ -130,6 +134,7 @@ def search(
         seed,
         default_workers() if workers is None else workers,
         progress,
+        wait_s,
     )
     progress("load")
     loaded = load_model(model, inputs, randomize=randomize)
@@ -151,6 +156,8 @@ def run_search(prepared: Prepared, halves: Halves, setting: Setting) -> SearchRe
         calibrated = _calibrate(prepared.graph, halves, journal, work, setting)
         sites = segments(prepared.graph)
         store = VariantStore(work / "variants", setting.target, setting.profile, setting.workers)
+        ours = exclusive(setting.device, setting.database, setting.wait_s, setting.progress)
+        database = stack.enter_context(ours)
         lab = Lab(
             space=make_space(sites, calibrated),
             segments=sites,
@@ -159,7 +166,7 @@ def run_search(prepared: Prepared, halves: Halves, setting: Setting) -> SearchRe
             target=setting.target,
             profile=setting.profile,
             device=setting.device,
-            database=_database(setting, stack),
+            database=database,
             journal=journal,
             store=stack.enter_context(store),
             seed=setting.seed,
@@ -268,12 +275,6 @@ def _assemble(prepared: Prepared, lab: Lab, winner: Choice, plan: Plan, setting:
 def _bytes(artifact: Artifact) -> int:
     size: Any = artifact.manifest["bytes"]
     return int(size)
-
-
-def _database(setting: Setting, stack: ExitStack) -> MeasurementDatabase:
-    if isinstance(setting.database, MeasurementDatabase):
-        return setting.database
-    return stack.enter_context(MeasurementDatabase(setting.database))
 
 
 def _identity(graph: Graph, halves: Halves, setting: Setting) -> dict[str, str]:

@@ -7,8 +7,7 @@ stopped, and one that is done is found again without measuring.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from devices.benchmark import check_expected
 from devices.database import MeasurementDatabase
 from devices.schedules import record_trials, recorded_trials, schedule_conditions
 from edgewright.latency import load_table
+from edgewright.measuring import exclusive, opened
 from edgewright.models import load_model
 from edgewright.profiling import UNITS
 from edgewright.recipe import prior_of, resolve
@@ -102,6 +102,7 @@ def tune(
     seed: int = 0,
     database: str | Path | MeasurementDatabase = "sqlite://",
     randomize: int | None = None,
+    wait_s: float | None = None,
     progress: Progress = silent,
 ) -> Tuning:
     """Try schedules for the kernels of a model on a device and keep what they took.
@@ -117,27 +118,28 @@ def tune(
         database: where trials are kept, and where `compile` finds them: a path, an SQLAlchemy URL, an
             open database, or `sqlite://` (the default) to keep nothing.
         randomize: a seed for weights that make merging non-trivial, as `compile` takes it.
+        wait_s: how long to wait for a device that is in use, in seconds; as long as it takes by default.
         progress: called with the name of each step.
 
     Raises:
         UsageError: something given cannot be read, or the target has nothing to tune.
         UnsupportedModelError: the model cannot be exported or lowered.
-        DeviceError: the device is missing, lost, or not the one the profile expects.
+        DeviceError: the device is missing, lost, in use, or not the one the profile expects.
     """
     if trials < 1:
         raise UsageError(f"{trials} trials are no budget: give at least 1")
     chosen = load_profile(profile) if isinstance(profile, str) else profile
     found, chosen = resolve(chosen, target or _first_tunable(chosen))
     _tunable(found)
-    opened = open_device(device) if isinstance(device, str) else device
-    check_expected(chosen, opened.fingerprint())
+    ours = open_device(device) if isinstance(device, str) else device
+    check_expected(chosen, ours.fingerprint())
     progress("load")
     loaded = load_model(model, inputs, randomize=randomize)
-    with _opened(database) as kept:
-        table = load_table(kept, chosen, found.name, opened)
+    with exclusive(ours, database, wait_s, progress) as kept:
+        table = load_table(kept, chosen, found.name, ours)
         graph = prepare(loaded, progress, table, prior_of(found)).graph
-        tuned, refused = tune_graph(graph, found, opened, chosen, kept, trials, seed, progress)
-    return Tuning(opened.name, found.name, chosen.protocol.metric.value, seed, tuned, refused)
+        tuned, refused = tune_graph(graph, found, ours, chosen, kept, trials, seed, progress)
+    return Tuning(ours.name, found.name, chosen.protocol.metric.value, seed, tuned, refused)
 
 
 def tune_graph(
@@ -206,9 +208,9 @@ def load_schedules(
         if not isinstance(target, Tunable):
             return target
         chosen = load_profile(profile) if isinstance(profile, str) else profile
-        opened = open_device(device) if isinstance(device, str) else device
-        with _opened(database) as kept:
-            trials = recorded_trials(kept, conditions_of(target, opened, chosen))
+        chosen_device = open_device(device) if isinstance(device, str) else device
+        with opened(database) as kept:
+            trials = recorded_trials(kept, conditions_of(target, chosen_device, chosen))
         found = {key: best(tried) for key, tried in trials.items()}
         return target.scheduled({key: trial.schedule for key, trial in found.items() if trial})
 
@@ -228,12 +230,3 @@ def _tunable(target: Target) -> Tunable:
     if not isinstance(target, Tunable):
         raise UsageError(f"the target {target.name!r} has kernels of its own and nothing to tune")
     return target
-
-
-@contextlib.contextmanager
-def _opened(database: str | Path | MeasurementDatabase) -> Iterator[MeasurementDatabase]:
-    if isinstance(database, MeasurementDatabase):
-        yield database
-    else:
-        with MeasurementDatabase(database) as opened:
-            yield opened

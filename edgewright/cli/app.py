@@ -52,6 +52,7 @@ def compile_command(
     max_bytes: options.MaxBytes = None,
     device: options.PricingDevice = None,
     database: options.Database = None,
+    wait: options.Wait = None,
     as_json: options.Json = False,
 ) -> None:
     """Compile a model, verify it in its own runtime and write an artifact folder."""
@@ -81,6 +82,7 @@ def compile_command(
             equip=load_schedules(kept, profile, device) if device else None,
             device=device or "local",
             database=kept if target == "auto" else "sqlite://",
+            wait_s=wait,
             progress=progress,
         )
     emit_json(artifact.manifest) if as_json else show.artifact(artifact)
@@ -111,6 +113,7 @@ def profile_command(
     max_seconds: options.MaxSeconds = None,
     cluster: options.Cluster = None,
     skip_preflight: options.SkipPreflight = False,
+    wait: options.Wait = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure an artifact's latency on a device, or that of each operation."""
@@ -119,7 +122,15 @@ def profile_command(
             progress("time each operation")
             from edgewright.operations import profile_operations
 
-            found = profile_operations(artifact, device, profile=profile, method=method, cluster=cluster)
+            found = profile_operations(
+                artifact,
+                device,
+                profile=profile,
+                method=method,
+                cluster=cluster,
+                wait_s=wait,
+                progress=progress,
+            )
         emit_json(found) if as_json else show.operations(found)
         return
     with working("profile") as progress:
@@ -140,6 +151,7 @@ def profile_command(
             limits=Limits(options.read_percent(until_ci), max_rounds, max_seconds),
             cluster=cluster,
             skip_preflight=skip_preflight,
+            wait_s=wait,
             progress=progress,
         )
     name = str(method_entry(built, method)["name"])
@@ -161,6 +173,7 @@ def calibrate_command(
         bool,
         typer.Option("--allow-unstable", help="Go on without kernels that give no steady reading."),
     ] = False,
+    wait: options.Wait = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure the kernels that models' open choices need, and nothing else."""
@@ -177,6 +190,7 @@ def calibrate_command(
             database=options.database_url(database),
             randomize=randomize,
             allow_unstable=allow_unstable,
+            wait_s=wait,
             progress=progress,
         )
     emit_json(done.document()) if as_json else show_calibration.calibration(done.document())
@@ -195,6 +209,7 @@ def tune_command(
     seed: Annotated[int, typer.Option(min=0, help="Of the search; another one looks elsewhere.")] = 0,
     database: options.Database = None,
     randomize: options.Randomize = None,
+    wait: options.Wait = None,
     as_json: options.Json = False,
 ) -> None:
     """Try schedules for a model's kernels on a device; `compile --device` then takes the best."""
@@ -212,6 +227,7 @@ def tune_command(
             seed=seed,
             database=options.database_url(database),
             randomize=randomize,
+            wait_s=wait,
             progress=progress,
         )
     emit_json(done.document()) if as_json else show_tuning.tuning(done.document())
@@ -229,6 +245,7 @@ def search_command(
     out: options.Out = Path("out"),
     database: options.Database = None,
     randomize: options.Randomize = None,
+    wait: options.Wait = None,
     as_json: options.Json = False,
 ) -> None:
     """Find the most accurate variant within a latency budget, measured on the device."""
@@ -247,6 +264,7 @@ def search_command(
             inputs=options.read_inputs(inputs),
             database=options.database_url(database),
             randomize=randomize,
+            wait_s=wait,
             progress=progress,
         )
     emit_json(found.document()) if as_json else show.search(found.document())

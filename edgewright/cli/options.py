@@ -117,6 +117,16 @@ Cluster = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="local, or a device from `edgewright devices`.")]
 
+Wait = Annotated[
+    float | None,
+    typer.Option(
+        "--wait",
+        metavar="SECONDS",
+        min=0,
+        help="How long to wait for a device that is in use, 0 not at all; as long as it takes by default.",
+    ),
+]
+
 
 def read_inputs(texts: list[str] | None) -> list[InputSpec]:
     """Read the `--input` options; raises UsageError."""

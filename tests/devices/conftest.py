@@ -13,6 +13,7 @@ from compiler.records import DeviceState, RunSpec
 from devices.benchmark import Candidate
 from devices.clock import Clock
 from devices.database import MeasurementDatabase
+from tests.devices.postgres import find_programs, serve
 
 
 @dataclass
@@ -109,3 +110,13 @@ def profile():
 def database(tmp_path: Path):
     with MeasurementDatabase(tmp_path / "measurements.sqlite") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server that lives as long as the tests of this process."""
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL's server is missing and we may not install it: apt-get install postgresql")
+    with serve(programs) as server:
+        yield server

@@ -51,9 +51,8 @@ async def start(command: str, program: tuple[str, ...] = ("setsid", "sh"), **pip
 
 
 async def pump(source: asyncio.StreamReader, sink: Callable[[bytes], Awaitable[None]]) -> None:
-    with suppress(OSError):  # a terminal whose other side is gone
-        while data := await source.read(SYNC_CHUNK):
-            await sink(data)
+    while data := await source.read(SYNC_CHUNK):
+        await sink(data)
 
 
 def shell_packet(kind: int, data: bytes) -> bytes:
@@ -98,18 +97,16 @@ async def serve_terminal(stream: Stream, command: str) -> None:
     shell = ("setsid", "--ctty", "sh")
     process = await start(command, shell, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
-    screen = asyncio.StreamReader()
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(screen), os.fdopen(ours, "rb", buffering=0)
-    )
     typed = asyncio.create_task(feed(stream, lambda data: os.write(ours, data), lambda: None))
     try:
-        await pump(screen, lambda data: stream.write(shell_packet(OUT, data)))
+        with suppress(OSError):  # EIO: the last process at the terminal is gone
+            while shown := await asyncio.to_thread(os.read, ours, SYNC_CHUNK):
+                await stream.write(shell_packet(OUT, shown))
         await finish(stream, process)
     finally:
         typed.cancel()
-        transport.close()
         await end(process)
+        os.close(ours)
 
 
 async def serve_legacy(stream: Stream, command: str) -> None:

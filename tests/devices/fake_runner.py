@@ -8,6 +8,7 @@ import os
 import random
 import sys
 import time
+import zlib
 from pathlib import Path
 
 
@@ -32,6 +33,7 @@ def main() -> int:
     say(ready)
     for number, line in enumerate(sys.stdin):
         request = json.loads(line)
+        asked[:] = [line.rstrip("\n")] if "check" in request else []
         if request["do"] == "exit":
             return 0
         if arguments.log:
@@ -61,8 +63,14 @@ def answer(request: dict, arguments: argparse.Namespace) -> None:
         say({"error": f"unknown request {request['do']!r}"})
 
 
+asked = [""]  # what the next answer's check covers; empty for an answer without
+
+
 def say(message: dict) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
+    text = json.dumps(message)
+    for request in asked:
+        text = f'{text[:-1]}, "crc32": "{zlib.crc32((request + text[:-1]).encode()):08x}"}}'
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 

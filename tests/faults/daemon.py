@@ -2,7 +2,8 @@
 
 It takes one JSON document a line on stdin, `{"seed": 7, "chances": {"drop": 0.01}, "after": 0, "keys": []}`,
 for each of which it becomes a new phone: all processes are ended, the storage is emptied, a new
-port is listened on and said on stdout. `{"report": true}` answers how often each fault struck.
+port is listened on and said on stdout. `{"report": true}` answers how often each fault struck, and
+`{"calm": true}` gives a second port to the same phone, without faults.
 `keys` are lines of `adbkey.pub`; with none, every client is let in.
 """
 
@@ -132,16 +133,24 @@ class Phone:
     keys: list[str]
     struck: dict[str, int] = field(default_factory=dict)
     connections: dict[asyncio.Task[None], Link] = field(default_factory=dict)
-    server: asyncio.Server | None = None
+    servers: list[asyncio.Server] = field(default_factory=list)
     clients: int = 0
 
-    async def listen(self) -> int:
-        self.server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        return int(self.server.sockets[0].getsockname()[1])
+    async def listen(self, faulty: bool = True) -> int:
+        server = await asyncio.start_server(
+            self._accept_faulty if faulty else self._accept_calm, "127.0.0.1", 0
+        )
+        self.servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept_faulty(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.clients += 1
-        link = FaultyLink(reader, writer, self.faults, str(self.clients), self.struck)
+        await self._serve(FaultyLink(reader, writer, self.faults, str(self.clients), self.struck))
+
+    async def _accept_calm(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._serve(Link(reader, writer))
+
+    async def _serve(self, link: Link) -> None:
         task = asyncio.current_task()
         self.connections[task] = link
         try:
@@ -150,7 +159,8 @@ class Phone:
             del self.connections[task]
 
     async def end(self) -> None:
-        self.server.close()
+        for server in self.servers:
+            server.close()
         for link in self.connections.values():
             link.close()
         await asyncio.gather(*self.connections, return_exceptions=True)
@@ -180,6 +190,8 @@ async def main() -> None:
         request = json.loads(line)
         if request.get("report"):
             answer = {"struck": phone.struck, "clients": phone.clients}
+        elif request.get("calm"):
+            answer = {"port": await phone.listen(faulty=False)}
         else:
             if phone:
                 await phone.end()

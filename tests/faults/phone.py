@@ -31,6 +31,10 @@ class FaultyPhone:
         request = {"seed": seed, "chances": dict(chances or {}), "after": after, "keys": list(keys)}
         return int(self._ask(request)["port"])
 
+    def calm(self) -> int:
+        """Return a port to the same phone, as it is now, over a link without faults."""
+        return int(self._ask({"calm": True})["port"])
+
     def struck(self) -> dict[str, int]:
         """Return how often each fault struck in this life."""
         return dict(self._ask({"report": True})["struck"])

@@ -10,6 +10,7 @@ import asyncio
 import os
 import stat
 import struct
+import sys
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -46,7 +47,8 @@ async def serve(stream: Stream, service: str) -> bool:
 
 async def start(command: str, program: tuple[str, ...] = ("setsid", "sh"), **pipes: int) -> Process:
     arguments = ("-c", command) if command else ()
-    environment = {"PATH": "/usr/bin:/bin", "HOME": HOME, "TMPDIR": HOME, "LANG": "C.UTF-8"}
+    path = f"/usr/bin:/bin:{os.path.dirname(sys.executable)}"  # a python3 in any case
+    environment = {"PATH": path, "HOME": HOME, "TMPDIR": HOME, "LANG": "C.UTF-8"}
     return await asyncio.create_subprocess_exec(*program, *arguments, cwd=HOME, env=environment, **pipes)
 
 

@@ -57,7 +57,7 @@ class ProcessChannel:
     """A local process, started in a group of its own."""
 
     def __init__(self, spawn: Spawn) -> None:
-        """Start a process: `spawn` gives it pipes for stdin and stdout, and the file it is handed as stderr."""
+        """Start a process; `spawn` gives it pipes, and the file it is handed as stderr."""
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (close() closes it)
         self._words: bytes | None = None
         try:

@@ -41,7 +41,7 @@ FINGERPRINT_SCRIPT = sections_script(
     {
         **FINGERPRINT_COMMANDS,
         "model": "tr -d '\\0' </proc/device-tree/model",
-        "release": ". /etc/os-release; echo \"$PRETTY_NAME\"",
+        "release": '. /etc/os-release; echo "$PRETTY_NAME"',
     }
 )
 

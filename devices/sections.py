@@ -13,7 +13,9 @@ RULE = "=====edgewright "
 
 def sections_script(commands: Mapping[str, str]) -> str:
     """Return a script that runs each command and prints its output as a section."""
-    return "\n".join(f"echo; echo '{RULE}{name}'; {{ {command}; }} 2>/dev/null" for name, command in commands.items())
+    return "\n".join(
+        f"echo; echo '{RULE}{name}'; {{ {command}; }} 2>/dev/null" for name, command in commands.items()
+    )
 
 
 def split_sections(text: str) -> dict[str, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,37 +45,29 @@ class System(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class ShellDevice:
-    """A device behind a shell.
+    """A device behind a shell."""
 
-    `place` is a shell expression for the private folder, which the device itself expands; `python`
-    names an interpreter of its own to try before any is brought.
-    """
+    def __init__(self, shell: Shell, system: System, place: str, python: str | None = None) -> None:
+        """Use a shell.
 
-    shell: Shell
-    system: System
-    place: str
-    python: str | None = None
-
-    @property
-    def name(self) -> str:
-        """Return the spec it is opened by."""
-        return self.shell.name
-
-    @property
-    def storage(self) -> Storage:
-        """Return the private folder."""
-        return Storage(self.shell, self.execute, self.place)
+        `place` is a shell expression for the private folder, which the device itself expands; `python`
+        names an interpreter of its own to try before any is brought.
+        """
+        self.name = shell.name
+        self.shell = shell
+        self.storage = Storage(shell, self.execute, place)
+        self._system = system
+        self._python = python
 
     def fingerprint(self) -> Mapping[str, str]:
         """Return what identifies hardware and system; one call."""
-        return self.system.parse_fingerprint(self.execute(self.system.FINGERPRINT_SCRIPT).stdout)
+        return self._system.parse_fingerprint(self.execute(self._system.FINGERPRINT_SCRIPT).stdout)
 
     def state(self) -> DeviceState:
         """Return what the device says of itself now; one call."""
-        done = self.execute(self.system.STATE_SCRIPT)
-        return self.system.parse_state(done.stdout, time.time_ns())
+        done = self.execute(self._system.STATE_SCRIPT)
+        return self._system.parse_state(done.stdout, time.time_ns())
 
     def push(self, path: Path, workspace: str | None = None) -> str:
         """Copy a file or folder there unless its content is there already; return its path."""
@@ -122,11 +113,11 @@ class ShellDevice:
 
     def interpreter(self, runtime: str) -> str:
         """Return a Python on the device that can import a runtime: its own, or a bundle's."""
-        if self.python is not None and self._imports(self.python, runtime):
-            return self.python
+        if self._python is not None and self._imports(self._python, runtime):
+            return self._python
         if find_spec(BUNDLE) is None:
             raise DeviceError(
-                f"{self.name} has no Python that imports {runtime or 'anything'}, and no runtime bundle is there"
+                f"{self.name} has no Python for the runtime {runtime!r}: there is no runtime bundle for it"
             )
         path: str = import_module(BUNDLE).install(self, runtime)
         return path

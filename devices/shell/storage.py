@@ -40,7 +40,9 @@ chmod 700 "$root" || exit 3
 """
 # The sum of what a file or several say, or, where the device has no sha256sum, their size alone.
 SUM = """
-told() { if command -v sha256sum >/dev/null 2>&1; then sha256sum | cut -d' ' -f1; else wc -c | tr -d ' '; fi; }
+told() {
+  if command -v sha256sum >/dev/null 2>&1; then sha256sum | cut -d' ' -f1; else wc -c | tr -d ' '; fi
+}
 same() { [ "$1" = "$digest" ] || [ "$1" = "$size" ]; }
 """
 
@@ -86,14 +88,19 @@ chmod {_mode(path):o} {quoted(arriving)} && mv -f {quoted(arriving)} {quoted(tar
     def pull(self, remote: str, path: Path) -> None:
         """Copy a file from the device, whole or not at all."""
         what = f"cannot pull {remote!r}"
-        told = self._do(f"{SUM}\n[ -f {quoted(remote)} ] || {{ echo no such file >&2; exit 1; }}\ntold <{quoted(remote)}", what)
+        told = self._do(
+            f"{SUM}\n[ -f {quoted(remote)} ] || {{ echo no such file >&2; exit 1; }}\ntold <{quoted(remote)}",
+            what,
+        )
         try:
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial") as private:
                 copy = Path(private) / "copy"
                 with copy.open("wb") as sink:
                     self.shell.receive(remote, sink)
                 if told.stdout.strip() not in (file_digest(copy), str(copy.stat().st_size)):
-                    raise DeviceError(f"{what} from {self.shell.name}: it arrived damaged, or changed meanwhile")
+                    raise DeviceError(
+                        f"{what} from {self.shell.name}: it arrived damaged, or changed meanwhile"
+                    )
                 copy.replace(path)
         except OSError as error:
             raise DeviceError(f"{what} to {str(path)!r}: {error.strerror}") from error

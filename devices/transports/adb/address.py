@@ -46,7 +46,9 @@ def parse_address(text: str) -> Address:
         return Address("auto", text)
     address = Address(way, rest)
     if way == "direct" and address.endpoint is None:
-        raise DeviceError(f"adb:direct needs the address of a daemon, as in adb:direct:192.168.1.7:5555, not {rest!r}")
+        raise DeviceError(
+            f"adb:direct needs the address of a daemon, as in adb:direct:192.168.1.7:5555, not {rest!r}"
+        )
     return address
 
 

@@ -76,14 +76,18 @@ def _only(phones: tuple[Listed, ...], port: int) -> Bridge:
     if not phones:
         raise DeviceError("no phone is attached: plug one in with USB debugging on, or name adb:HOST:PORT")
     if len(phones) > 1:
-        raise DeviceError(f"there are several phones, name one: {_names(phones)} (as adb:SERIAL, or in ANDROID_SERIAL)")
+        raise DeviceError(
+            f"there are several phones, name one: {_names(phones)} (as adb:SERIAL, or in ANDROID_SERIAL)"
+        )
     if phones[0].state != "device":
         raise DeviceError(refusal(phones[0].serial, phones[0].state))
     return ServerBridge(phones[0].serial, port)
 
 
 def _names(phones: tuple[Listed, ...]) -> str:
-    return ", ".join(f"{p.serial}" + (f" ({p.state})" if p.state != "device" else "") for p in phones) or "none"
+    return (
+        ", ".join(f"{p.serial}" + (f" ({p.state})" if p.state != "device" else "") for p in phones) or "none"
+    )
 
 
 def _direct(address: Address) -> DirectBridge:

@@ -72,9 +72,10 @@ class DaemonConnection:
         with self.changed:
             while not condition():
                 self.check()
-                if not self.changed.wait(min(deadline - time.monotonic(), 60.0)):
-                    if deadline <= time.monotonic():
-                        raise TimeoutError
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                self.changed.wait(left)
 
     def forget(self, stream: DaemonStream) -> None:
         """Take no more packets for a stream."""

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from compiler.errors import DeviceError
 
@@ -75,7 +76,7 @@ def _public(path: Path) -> Path:
 @dataclass(frozen=True)
 class _AdbShell:
     keygen: Callable[[str], None]
-    signer: Callable[[str], object]
+    signer: Callable[[str], Any]
 
 
 def _adb_shell() -> _AdbShell:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -120,8 +121,6 @@ class TcpPipe:
     def close(self) -> None:
         """Shut the connection down and close it."""
         self._closed = True
-        try:
+        with suppress(OSError):  # the other side may have gone first
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self._socket.close()

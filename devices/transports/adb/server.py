@@ -87,12 +87,12 @@ class ServerBridge:
         """Open a service on the phone."""
         connection = _connect(self._port)
         try:
-            _request(connection, f"host:transport:{self._serial}", timeout_s, self._name)
-            _request(connection, service, timeout_s, self._name)
+            _request(connection, f"host:transport:{self._serial}", timeout_s, self.name)
+            _request(connection, service, timeout_s, self.name)
         except BaseException:
             connection.close()
             raise
-        return ServerStream(connection, self._name)
+        return ServerStream(connection, self.name)
 
     def features(self) -> frozenset[str]:
         """Return what the phone's daemon can do."""

@@ -57,7 +57,8 @@ def receive_file(bridge: Bridge, remote: str, sink: IO[bytes]) -> None:
 
 
 def _framed(block: bytes) -> bytes:
-    view, parts = memoryview(block), []
+    view = memoryview(block)
+    parts: list[bytes | memoryview] = []
     for start in range(0, len(view), CHUNK):
         part = view[start : start + CHUNK]
         parts += [HEAD.pack(b"DATA", len(part)), part]
@@ -82,7 +83,9 @@ def _check(reader: Reader, name: str, remote: str) -> None:
 def _refused(kind: bytes, length: int, reader: Reader, name: str, remote: str) -> DeviceError:
     if kind != b"FAIL":
         return DeviceError(f"{name} breaks the file protocol at {remote!r}: it says {kind!r}")
-    return DeviceError(f"{name} refuses {remote!r}: {reader.exact(min(length, CHUNK)).decode(errors='replace')}")
+    return DeviceError(
+        f"{name} refuses {remote!r}: {reader.exact(min(length, CHUNK)).decode(errors='replace')}"
+    )
 
 
 def _explain(stream: Stream, name: str, remote: str) -> None:

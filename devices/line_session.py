@@ -14,19 +14,23 @@ from typing import Any, NoReturn
 
 from compiler.errors import DeviceError
 from devices.channel import Channel
+from devices.line_check import take_check
 
 READY_TIMEOUT_S = 600.0
 EXIT_GRACE_S = 2.0
 TAIL_LINES = 12
 
 
-def start_session(channel: Channel, what: str, timeout_s: float = READY_TIMEOUT_S) -> LineSession:
+def start_session(
+    channel: Channel, what: str, timeout_s: float = READY_TIMEOUT_S, checked: bool = False
+) -> LineSession:
     """Return the session of a started runner once it has said that it is ready.
 
-    `what` names the runner in messages. Raises DeviceError with the last lines of stderr when the
+    `what` names the runner in messages; `checked` is for a channel that leaves this machine, and takes
+    no answer without a check that fits. Raises DeviceError with the last lines of stderr when the
     runner does not come up.
     """
-    session = LineSession(channel, what)
+    session = LineSession(channel, what, checked)
     try:
         session.wait_ready(timeout_s)
     except BaseException:
@@ -38,11 +42,14 @@ def start_session(channel: Channel, what: str, timeout_s: float = READY_TIMEOUT_
 class LineSession:
     """A running runner; not for use from two threads."""
 
-    def __init__(self, channel: Channel, what: str) -> None:
+    def __init__(self, channel: Channel, what: str, checked: bool = False) -> None:
         """Take over the channel of a started process; use `start_session`."""
         self.channel = channel
         self.ready: dict[str, object] = {}
         self._what = what
+        self._checked = checked
+        self._asked = b""
+        self._requests = 0
         self._pending = b""
         self._closed = False
 
@@ -61,8 +68,11 @@ class LineSession:
         """
         if self._closed:
             raise DeviceError(f"{self._what} was closed before the request {json.dumps(message)}")
+        self._requests += 1
+        check = {"check": self._requests} if self._checked else {}
+        self._asked = json.dumps({**message, **check}).encode()
         try:
-            self.channel.send(json.dumps(message).encode() + b"\n")
+            self.channel.send(self._asked + b"\n")
         except BrokenPipeError:
             self._died()
         except DeviceError:
@@ -92,9 +102,22 @@ class LineSession:
             message = None
         if not isinstance(message, dict):
             self._fail(f"{self._what} wrote a line that is not a JSON object: {line[:200]!r}")
+        if self._checked and take_check(self._asked, line) is None:
+            self._refuse(message)
+        message.pop("crc32", None)
         if "error" in message:
             raise DeviceError(f"{self._what} reports: {message['error']}{self._tail()}")
         return dict(message)
+
+    def _refuse(self, message: Mapping[str, object]) -> NoReturn:
+        if "error" in message:  # said of a request that came too damaged to ask for a check
+            self._fail(f"{self._what} reports: {message['error']}")
+        if "crc32" not in message:
+            self._fail(f"{self._what} gave an answer without a check: on this device each needs its `crc32`")
+        self._fail(
+            f"an answer of {self._what} was damaged, lost or repeated on the way, and was not used; "
+            "look at the cable or the network, then run again"
+        )
 
     def _read_line(self, timeout_s: float) -> bytes:
         deadline = time.monotonic() + timeout_s

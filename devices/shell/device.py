@@ -21,6 +21,7 @@ from compiler.records import DeviceState
 from devices.channel import Channel, run_to_end
 from devices.line_session import LineSession, start_session
 from devices.shell import scripts
+from devices.shell.checked import checked_script, checked_start, refuse_answer, take_answer
 from devices.shell.port import Shell
 from devices.shell.storage import Storage
 
@@ -84,7 +85,7 @@ class ShellDevice:
     ) -> Completed:
         """Run a command to its end; DeviceError when it cannot start or takes too long.
 
-        Of stderr, the last MiB is kept.
+        Of stderr, the last MiB is kept, and not checked for damage on the way as the rest is.
         """
         mark = scripts.new_mark()
         script = scripts.run_script(command, env or {}, mark)
@@ -104,9 +105,10 @@ class ShellDevice:
         """Start a runner on the given CPUs (any, when none are given) and wait until it is ready."""
         allowed = self._allowed_cpus(affinity)
         mark = scripts.new_mark()
-        opened = self.shell.open(scripts.run_script(command, env, mark, affinity))
+        opened = self.shell.open(checked_start(scripts.run_script(command, env, mark, affinity)))
         channel = _MarkedChannel(opened, lambda: self._kill(mark))
-        session = start_session(channel, f"the runner {' '.join(command)!r} on {self.name}")
+        what = f"the runner {' '.join(command)!r} on {self.name}"
+        session = start_session(channel, what, checked=True)
         if allowed:
             session.ready["affinity"] = sorted(allowed)
         return session
@@ -148,12 +150,17 @@ class ShellDevice:
             raise DeviceError(f"{self.name} did not answer within {timeout_s:g} s") from error
 
     def _execute(self, script: str, timeout_s: float) -> Completed:
-        channel = self.shell.open(f"exec </dev/null\n{script}")
+        channel = self.shell.open(f"exec </dev/null\n{checked_script(script)}")
         try:
-            code, stdout = run_to_end(channel, timeout_s)
-            return Completed(code, _text(stdout), _text(channel.last_words()))
+            _, printed = run_to_end(channel, timeout_s)
+            stderr = _text(channel.last_words())
         finally:
             channel.close()
+        answer = take_answer(printed)
+        if answer is None:
+            raise refuse_answer(self.name, stderr)
+        code, stdout = answer
+        return Completed(code, _text(stdout), stderr)
 
     def _allowed_cpus(self, cpus: Sequence[int]) -> tuple[int, ...]:
         done = self.execute(scripts.allowed_cpus_script(cpus))

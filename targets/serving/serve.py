@@ -23,6 +23,7 @@ on stderr (`devices/runner_protocol.md`).
     {"do": "memory"}                            -> {"peak_rss_bytes": n}
     {"do": "infer", "inputs": [file, ..], "outputs": folder} -> {"outputs": [{"path", "shape", "dtype"}, ..]}
     {"do": "exit"}
+    any request with "check": a number         -> its answer ends in "crc32", as the ready line does
     any failure                                 -> {"error": "..."}
 
 Input files hold raw little-endian elements in row-major order. numpy has no bfloat16: such a tensor
@@ -40,6 +41,7 @@ import os
 import re
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
@@ -68,26 +70,32 @@ def main() -> int:
             arguments.runner, arguments.program, arguments.io, arguments.threads, arguments.method
         )
     except Exception as error:
-        say(answers, {"error": describe(error)})
+        say(answers, {"error": describe(error)}, None)
         return 1
-    say(answers, served.ready)
+    say(answers, served.ready, "")
     for line in sys.stdin:
         if not line.strip():
             continue
+        checked = False
         try:
             request = json.loads(line)
+            checked = "check" in request
             if request.get("do") == "exit":
                 break
             answer = served.answer(request)
         except Exception as error:  # the protocol carries every failure to the caller
             answer = {"error": describe(error)}
-        say(answers, answer)
+        say(answers, answer, line.rstrip("\n") if checked else None)
     return 0
 
 
-def say(stream: TextIO, message: dict[str, object]) -> None:
-    """Write one answer and flush it."""
-    stream.write(json.dumps(message) + "\n")
+def say(stream: TextIO, message: dict[str, object], asked: str | None) -> None:
+    """Write one answer and flush it, with the check of it and of what was asked unless that is None."""
+    text = json.dumps(message)
+    if asked is not None:
+        body = text.removesuffix("}")
+        text = f'{body}, "crc32": "{zlib.crc32((asked + body).encode()):08x}"}}'
+    stream.write(text + "\n")
     stream.flush()
 
 

@@ -8,6 +8,7 @@ import os
 import random
 import sys
 import time
+import zlib
 from pathlib import Path
 
 
@@ -33,6 +34,7 @@ def main() -> int:
     number = -1
     for line in sys.stdin:
         request = json.loads(line)
+        asked[:] = [line.rstrip("\n")] if "check" in request else []
         if request["do"] == "exit":
             return 0
         if request["do"] == "memory":  # asked beside the work: it counts for nothing here
@@ -66,8 +68,14 @@ def answer(request: dict, arguments: argparse.Namespace) -> None:
         say({"error": f"unknown request {request['do']!r}"})
 
 
+asked = [""]  # what the next answer's check covers; empty for an answer without
+
+
 def say(message: dict) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
+    text = json.dumps(message)
+    for request in asked:
+        text = f'{text[:-1]}, "crc32": "{zlib.crc32((request + text[:-1]).encode()):08x}"}}'
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 

@@ -1,6 +1,7 @@
 """What every target must do, written once: outputs against float64, reports, and the runner's manners."""
 
 import dataclasses
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 from compiler.errors import UnsupportedModelError
 from compiler.frontends.torch_export import import_model
 from devices import open_device
+from devices.line_check import take_check
 from devices.runner import start_runner
 from targets import get_target, list_targets
 from tests.targets.functions import Together
@@ -303,6 +305,15 @@ def test_the_runner_speaks_the_protocol(small):
     assert len(after["wall_ns"]) == 1, "the runner must stay up after an error and end at exit"
 
 
+def test_an_answer_is_checked_where_the_request_asks_for_it(small):
+    requests = [{"do": "time", "iterations": 2, "check": 1}, {"do": "fly", "check": 2}, {"do": "fly"}]
+    (ready, *checked, bare), _ = small.talk(*requests)
+    assert "crc32" not in bare
+    for request, answer in zip([None, *requests], [ready, *checked], strict=False):
+        asked = b"" if request is None else json.dumps(request).encode()
+        assert take_check(asked, json.dumps(answer, ensure_ascii=False).encode()) is not None, answer
+
+
 def test_a_program_that_cannot_be_loaded_is_said_on_stdout(small):
     small.spec().files["program"].write_bytes(b"no program")
     answers, code = small.talk()
@@ -320,7 +331,7 @@ def test_a_runner_stays_on_the_cpus_it_was_given(small, tmp_path):
     session = start_runner(open_device("local", tmp_path), small.spec(), (given,))
     try:
         session.request({"do": "time", "iterations": 3})
-        tasks = Path(f"/proc/{session.process.pid}/task").iterdir()
+        tasks = Path(f"/proc/{session.channel.process.pid}/task").iterdir()
         assert {cpu for task in tasks for cpu in os.sched_getaffinity(int(task.name))} == {given}
     finally:
         session.close()

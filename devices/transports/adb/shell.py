@@ -124,5 +124,7 @@ class ShellChannel:
         elif kind == STDERR:
             self._stderr += data
             del self._stderr[:-STDERR_BYTES]
-        elif kind == EXIT:
+        elif kind == EXIT and len(data) == 1:
             self._exit = data[0]
+        else:
+            raise DeviceError(f"{self._name} breaks the shell protocol: it says {kind} with {len(data)} bytes")

@@ -5,6 +5,7 @@ import subprocess
 
 import torch
 
+from devices.line_check import take_check
 from targets.tvm.static import EXECUTABLE, WEIGHTS
 from tests.targets.static.programs import MODELS, convnet
 
@@ -75,6 +76,16 @@ def test_bad_requests_are_answered_and_the_program_stays_up(mlp):
         if words not in a.get("error", "")
     ]
     assert missed == [] and len(answers[-1]["wall_ns"]) == 1
+
+
+def test_answers_are_checked_where_the_request_asks_for_it(mlp):
+    requests = [{"do": "time", "iterations": 300, "check": 1}, {"do": "time", "iterations": 0, "check": 2}]
+    refused = {"do": "fl\u00fc", "check": 3}
+    (ready, *checked, bare), _ = mlp.talk(*requests, refused, {"do": "time", "iterations": 1})
+    assert "crc32" not in bare
+    for request, answer in zip([None, *requests, refused], [ready, *checked], strict=True):
+        asked = b"" if request is None else json.dumps(request).encode()
+        assert take_check(asked, json.dumps(answer, ensure_ascii=False).encode()) is not None, answer
 
 
 def test_a_failed_inference_leaves_the_next_one_alone(mlp, tmp_path):

@@ -45,7 +45,7 @@ from compiler.cost.latency_table import Entry
 PERCENT = 90  # of predictions' intervals; a measured entry's is of 95
 OWN_KIND = 10  # readings of a kind that suffice for intervals of its own
 MOST_READINGS = 2500
-GRID = tuple(product((0.1, 0.3), (1.0, 2.5), (0.03, 0.1)))  # bend, length, noise
+GRID = tuple(product((0.2, 0.5), (0.7, 1.5, 3.0), (0.03, 0.1)))  # bend, length, noise
 
 Floats = NDArray[np.float64]
 

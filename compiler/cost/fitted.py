@@ -117,6 +117,11 @@ class FittedModel:
         bounds = (math.exp(min(low, mean)), math.exp(max(high, mean)))
         return Prediction(math.exp(mean), *bounds, seen.kind, self.counts[seen.kind])
 
+    @property
+    def left_out_error(self) -> float:
+        """The median relative error of readings that were left out of the fit."""
+        return float(np.median(np.abs(np.expm1(-self.residuals))))
+
     def covariance(self, kernels: Sequence[Kernel]) -> Floats:
         """Return the covariance of the logarithms of kernels' times, scaled to what errors were seen.
 

@@ -7,18 +7,20 @@ A new table may settle some choices and open others, so this repeats, a few time
 that has its reading is not measured again: an interrupted calibration goes on where it stopped.
 
 The fixed cost of a call is measured in the same run and taken off. What stays is the kernel as it is
-when it runs alone: what a runtime gains by fusing it with a neighbour, or a neighbour loses by the
-cache it takes, is not in it.
+when it runs alone; what a runtime gains by fusing it with a neighbour is told by the pairs measured
+beside it (`compiler.cost.fusion`), what a neighbour loses by the cache it takes is not in it.
+
+Which kernels are needed is said by stages (`edgewright.calibration_stages`), what a limited calibration
+measures first by `edgewright.measuring_budget`, and what the readings come to by `edgewright.feedback`.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,6 @@ import torch
 
 from compiler.cost.kernel import Kernel
 from compiler.cost.latency_table import Entry, LatencyTable
-from compiler.cost.roofline import Roofline
 from compiler.device import Device, DeviceProfile
 from compiler.errors import DeviceError, UnstableMeasurementError, UnsupportedModelError
 from compiler.ir.graph import Graph
@@ -35,18 +36,19 @@ from devices.benchmark import Candidate, Report
 from devices.benchmark import Progress as Event
 from devices.database import MeasurementDatabase
 from devices.latency import latency_table, measure_run, split_runs
+from edgewright.calibration_stages import DECISIONS, Choose, Needs, check_decisions
+from edgewright.feedback import Feedback, feedback
 from edgewright.kernel_programs import Bench, chain_candidates, kernel_candidate, start_failure
 from edgewright.measuring import exclusive
-from edgewright.models import load_model
+from edgewright.measuring_budget import Budget, Spending
+from edgewright.models import LoadedModel, load_model
 from edgewright.profiling import UNITS
 from edgewright.recipe import prior_of, resolve
 from edgewright.stages import Progress, canonicalise, silent
 
-SCHEMA = "edgewright.calibration/1"
+SCHEMA = "edgewright.calibration/2"
 MOST_PASSES = 4
 MOST_TRIES = 2  # of one kernel, where its reading is not steady
-
-Choose = Callable[[Graph, LatencyTable | None], tuple[Kernel, ...]]
 
 
 class Outcome(StrEnum):
@@ -56,15 +58,21 @@ class Outcome(StrEnum):
     KNOWN = "known"  # its reading was there already
     UNSTEADY = "unsteady"  # measured, but not steadily enough to decide on
     REFUSED = "refused"  # the target does not lower it, or its runtime does not run it
+    LEFT = "left"  # the budget was spent before
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The table after a calibration, and what became of each kernel; `refused` holds the reasons."""
+    """The table after a calibration, and what became of each kernel; `refused` holds the reasons.
+
+    `needs` are the kernels that each graph asked for, by text; `feedback` is what the readings come to.
+    """
 
     table: LatencyTable
     outcomes: Mapping[Kernel, Outcome]
     refused: Mapping[Kernel, str]
+    needs: Sequence[Collection[str]] = ()
+    feedback: Feedback | None = None
 
     def kernels(self, outcome: Outcome) -> tuple[Kernel, ...]:
         """Return the kernels with one outcome, by text."""
@@ -92,6 +100,7 @@ class Calibration:
                 }
                 for kernel, outcome in self.outcomes.items()
             ],
+            **(self.feedback.document(unit) if self.feedback else {}),
         }
 
 
@@ -105,11 +114,13 @@ def calibrate(
     database: str | Path | MeasurementDatabase = "sqlite://",
     randomize: int | None = None,
     allow_unstable: bool = False,
+    decide: Collection[str] = DECISIONS,
+    budget: Budget | None = None,
     choose: Choose | None = None,
     wait_s: float | None = None,
     progress: Progress = silent,
 ) -> Calibration:
-    """Measure what the open choices of models need on a device: kernels, then the choices as whole programs.
+    """Measure what the open choices of models need on a device, and fit the cost model to it.
 
     Args:
         models: as `compile` takes them.
@@ -121,8 +132,10 @@ def calibrate(
             `sqlite://` (the default) to keep nothing.
         randomize: a seed for weights that make merging non-trivial, as `compile` takes it.
         allow_unstable: return where some kernels have no steady reading, in place of raising.
-        choose: which kernels a graph needs, given a table; by default those of the merge engine's
-            open choices.
+        decide: what the readings are for, of `merge`, `latency`, `precision` and `width`
+            (`edgewright.calibration_stages`); all by default.
+        budget: the most kernels or seconds; what would change a decision is then measured first.
+        choose: which kernels a graph needs, given a table, in place of those of `decide`; nothing is fitted.
         wait_s: how long to wait for a device that is in use, in seconds; as long as it takes by default.
         progress: called with the name of each step.
 
@@ -132,6 +145,7 @@ def calibrate(
         DeviceError: the device is missing, lost, in use, or not the one the profile expects.
         UnstableMeasurementError: a kernel has no reading steady enough to decide on; the others are kept.
     """
+    check_decisions(decide)
     chosen, found = resolve(profile, target)
     opened = open_device(device) if isinstance(device, str) else device
     loaded = [load_model(model, inputs, randomize=randomize) for model in models]
@@ -139,53 +153,86 @@ def calibrate(
     ours = exclusive(opened, database, wait_s, progress)
     with ours as kept, tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         bench = Bench(chosen, found, opened, kept, Path(folder))
-        stages = (choose,) if choose else _stages(prior_of(chosen))
-        done = calibrate_graphs(graphs, bench, stages, progress)
+        needs = Needs(decide, prior_of(chosen), chosen.precisions)
+        spending = Spending(
+            budget or Budget(), lambda table: [c for g in graphs for c in needs.choices(g, table)]
+        )
+        stages = (choose,) if choose else needs.stages(spending.budget.limited)
+        done = calibrate_graphs(graphs, bench, stages, progress, spending)
+    if choose is None:
+        names = {f"{i + 1}: {m.spec}" if _twice(loaded, m.spec) else m.spec: i for i, m in enumerate(loaded)}
+        progress("fit the cost model")
+        done = replace(done, feedback=feedback({n: graphs[i] for n, i in names.items()}, needs, done))
     if done.kernels(Outcome.UNSTEADY) and not allow_unstable:
         raise _unsteady(done, opened)
     return done
 
 
 def calibrate_graphs(
-    graphs: Sequence[Graph], bench: Bench, stages: Sequence[Choose], progress: Progress = silent
+    graphs: Sequence[Graph],
+    bench: Bench,
+    stages: Sequence[Choose],
+    progress: Progress = silent,
+    spending: Spending | None = None,
 ) -> Calibration:
     """Measure what each stage needs of graphs until it needs no more, `MOST_PASSES` times at most."""
+    spending = spending or Spending(Budget(), lambda _: ())
     under = bench.conditions()
     before = table = latency_table(bench.database, under)
-    wanted = _needed(graphs, None, stages[0]) if before.entries else {}
-    needed = {text: kernel for text, kernel in wanted.items() if text in before.entries}
+    asked: list[dict[str, Kernel]] = [{} for _ in graphs]
+    if before.entries:
+        _ask(asked, graphs, None, stages[0])
+        asked = [{text: k for text, k in own.items() if text in before.entries} for own in asked]
     tries: Counter[str] = Counter()
     refused: dict[Kernel, str] = {}
+
+    def missing() -> dict[str, Kernel]:
+        return {
+            text: kernel
+            for own in asked
+            for text, kernel in own.items()
+            if text not in table.entries and kernel not in refused and tries[text] < MOST_TRIES
+        }
+
     for choose in stages:
         for _ in range(MOST_PASSES):
-            needed |= _needed(graphs, table, choose)
-            missing = {
-                text: kernel
-                for text, kernel in needed.items()
-                if text not in table.entries and kernel not in refused and tries[text] < MOST_TRIES
-            }
-            if not missing:
+            _ask(asked, graphs, table, choose)
+            batch = spending.batch(missing(), table)
+            if not batch:
                 break
-            tries.update(missing.keys())
-            refused |= _measure(missing, bench, progress)
-            table = latency_table(bench.database, under)
-    outcomes = {needed[t]: _outcome(needed[t], before, table, refused) for t in sorted(needed)}
-    return Calibration(table, outcomes, refused)
+            while batch:
+                tries.update(batch.keys())
+                refused |= _measure(batch, bench, progress)
+                table = latency_table(bench.database, under)
+                batch = spending.batch(missing(), table) if spending.budget.limited else {}
+    needed = {text: kernel for own in asked for text, kernel in own.items()}
+    outcomes = {needed[t]: _outcome(needed[t], before, table, refused, tries) for t in sorted(needed)}
+    return Calibration(table, outcomes, refused, asked)
 
 
-def _needed(graphs: Sequence[Graph], table: LatencyTable | None, choose: Choose) -> dict[str, Kernel]:
+def _ask(
+    asked: Sequence[dict[str, Kernel]], graphs: Sequence[Graph], table: LatencyTable | None, choose: Choose
+) -> None:
+    """Add to what each graph asked for."""
     known = table if table is not None and table.entries else None
-    return {kernel.text: kernel for graph in graphs for kernel in choose(graph, known)}
+    for own, graph in zip(asked, graphs, strict=True):
+        own |= {kernel.text: kernel for kernel in choose(graph, known)}
 
 
 def _outcome(
-    kernel: Kernel, before: LatencyTable, after: LatencyTable, refused: Mapping[Kernel, str]
+    kernel: Kernel,
+    before: LatencyTable,
+    after: LatencyTable,
+    refused: Mapping[Kernel, str],
+    tries: Mapping[str, int],
 ) -> Outcome:
     if kernel in refused:
         return Outcome.REFUSED
     if kernel.text in before.entries:
         return Outcome.KNOWN
-    return Outcome.MEASURED if kernel.text in after.entries else Outcome.UNSTEADY
+    if kernel.text in after.entries:
+        return Outcome.MEASURED
+    return Outcome.UNSTEADY if tries.get(kernel.text) else Outcome.LEFT
 
 
 def _measure(missing: Mapping[str, Kernel], bench: Bench, progress: Progress) -> dict[Kernel, str]:
@@ -249,12 +296,8 @@ def _told(progress: Progress, label: str) -> Callable[[Event], None]:
     return tell
 
 
-def _stages(prior: Roofline) -> tuple[Choose, ...]:
-    """Return what the merge engine's choices need: kernels, then whole programs."""
-    from compiler.merge.open_choices import open_kernels
-    from compiler.merge.whole import whole_programs
-
-    return partial(open_kernels, prior=prior), partial(whole_programs, prior=prior)
+def _twice(loaded: Sequence[LoadedModel], spec: str) -> bool:
+    return sum(model.spec == spec for model in loaded) > 1
 
 
 def _unsteady(done: Calibration, device: Device) -> UnstableMeasurementError:

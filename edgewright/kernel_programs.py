@@ -14,18 +14,22 @@ from typing import Any
 
 import torch
 
+from compiler.compress.quantize import ir_filter, quantize_int8
+from compiler.compress.quantize_dynamic import quantize_dynamic
 from compiler.cost.composite import Composite, composite_graph
 from compiler.cost.kernel import Kernel, kernel_graph
 from compiler.cost.program import WholeProgram
+from compiler.cost.quantized import Quantized
 from compiler.device import Device, DeviceProfile
 from compiler.errors import DeviceError
 from compiler.ir.digest import content_digest
+from compiler.ir.dims import hint
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, TensorType
 from compiler.ir.verify import verify
 from compiler.plan import Plan
 from compiler.records import Artifact
-from compiler.target import FORWARD, Target
+from compiler.target import FORWARD, INT8_DYNAMIC, Target
 from devices.benchmark import Candidate
 from devices.database import MeasurementDatabase
 from devices.latency import CHAINS, Conditions, chain_label, conditions
@@ -35,6 +39,7 @@ from edgewright.artifact import files_digest
 SCHEMA = "edgewright.kernel/1"
 # No runtime folds a chain of these into one, as it would of additions or of ReLUs.
 TINY = "aten.sigmoid.default"
+RANGE_BATCHES = 2  # of drawn inputs, which give an int8 kernel its ranges: its time does not depend on them
 
 
 @dataclass(frozen=True)
@@ -57,13 +62,31 @@ def kernel_candidate(kernel: Kernel, bench: Bench) -> Candidate:
 
     Raises UnsupportedModelError where the target does not take it.
     """
-    return _candidate(kernel.text, _graph(kernel), bench)
+    return _candidate(kernel.text, _graph(kernel, bench.target), bench)
 
 
-def _graph(kernel: Kernel) -> Graph:
+def _graph(kernel: Kernel, target: Target) -> Graph:
     if isinstance(kernel, WholeProgram):
         return kernel.graph
+    if isinstance(kernel, Quantized):
+        return quantized_graph(kernel, target)
     return composite_graph(kernel) if isinstance(kernel, Composite) else kernel_graph(kernel)
+
+
+def quantized_graph(kernel: Quantized, target: Target, seed: int = 0) -> Graph:
+    """Return a kernel as the target's quantizer makes it, its ranges read from inputs drawn by `seed`.
+
+    Raises UnsupportedModelError where the target has no such kernel.
+    """
+    graph = kernel_graph(kernel.of, seed)
+    names = frozenset(node.name for node in graph.ops())
+    quantizer = target.quantizer(ir_filter(names), kernel.precision)
+    if kernel.precision == INT8_DYNAMIC:
+        return quantize_dynamic(graph, names, quantizer)
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [tuple(hint(graph, d) for d in node.type.shape) for node in graph.inputs()]
+    batches = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(RANGE_BATCHES)]
+    return quantize_int8(graph, names, quantizer, batches)
 
 
 def chain_candidates(bench: Bench) -> Mapping[int, Candidate]:

@@ -23,7 +23,8 @@ ENTRY = -1
 class Composite(Kernel):
     """Calls in order; `reads` holds, for each call, which result each of its data operands is.
 
-    A result is named by the place of its call, the one input of all by `ENTRY`. The last call's is returned.
+    A result is named by the place of its call, the input of all by `ENTRY`, further ones by `ENTRY - 1` and
+    so on. The last call's is returned.
     `results` says which output of each call that is, the first by default.
     """
 
@@ -55,21 +56,20 @@ class Composite(Kernel):
         return "; ".join(f"{call.text} of {read}" for call, read in zip(self.parts, names, strict=True))
 
     def _name(self, place: int) -> str:
-        if place == ENTRY:
-            return "x"
+        if place < 0:
+            return f"x{ENTRY - place or ''}"
         return f"%{place}#{self.results[place]}" if self.results[place] else f"%{place}"
 
 
 def composite_graph(composite: Composite, seed: int = 0) -> Graph:
-    """Return a verified graph of the calls on one input, weights drawn as `kernel_graph` draws them."""
+    """Return a verified graph of the calls, weights drawn as `kernel_graph` draws them."""
     editor, generator = Editor(), torch.Generator().manual_seed(seed)
     results: list[Value] = []
-    entry: Value | None = None
+    entries: dict[int, Value] = {}
     for call, read, output in zip(composite.parts, composite.reads, composite.results, strict=True):
         places = iter(read)
 
         def placed(operand: Operand, places: object = places) -> Operand:
-            nonlocal entry
             if isinstance(operand, tuple):
                 return tuple(placed(item, places) for item in operand)
             if not isinstance(operand, TensorSpec):
@@ -77,10 +77,11 @@ def composite_graph(composite: Composite, seed: int = 0) -> Graph:
             if operand.constant:
                 return editor.constant(drawn_weight(operand, generator), "weight")
             place = next(places)  # type: ignore[call-overload]
-            if place != ENTRY:
+            if place >= 0:
                 return results[place]
-            entry = entry or editor.input("x", operand.type)
-            return entry
+            if place not in entries:
+                entries[place] = editor.input("x", operand.type)
+            return entries[place]
 
         operands = {key: placed(operand) for key, operand in call.operands}
         made = editor.op(call.op, operands, output_types(call))

@@ -174,12 +174,20 @@ def calibrate_command(
         typer.Option("--allow-unstable", help="Go on without kernels that give no steady reading."),
     ] = False,
     wait: options.Wait = None,
+    decide: options.Decide = "merge,latency,precision,width",
+    max_kernels: Annotated[
+        int | None, typer.Option(min=1, help="The most kernels to measure, those that decide most first.")
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Begin no further kernels after this long.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure the kernels that models' open choices need, and nothing else."""
+    """Measure the kernels that models' open choices need, and fit the cost model to them."""
     with working("calibrate") as progress:
         progress("start")
         from edgewright.calibration import calibrate
+        from edgewright.measuring_budget import Budget
 
         done = calibrate(
             models,
@@ -191,6 +199,8 @@ def calibrate_command(
             randomize=randomize,
             allow_unstable=allow_unstable,
             wait_s=wait,
+            decide=options.read_list(decide),
+            budget=Budget(max_kernels, max_seconds),
             progress=progress,
         )
     emit_json(done.document()) if as_json else show_calibration.calibration(done.document())

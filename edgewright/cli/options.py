@@ -87,6 +87,14 @@ Database = Annotated[
         metavar="URL", help="Where measurements are kept; an SQLite file in the XDG data folder by default."
     ),
 ]
+Decide = Annotated[
+    str,
+    typer.Option(
+        metavar="LIST",
+        help="What the readings are for: merge (which form of a region), latency (the whole model, with the "
+        "pairs that the runtime fuses), precision (float32 or int8), width (channels, by steps of 8).",
+    ),
+]
 PricingDevice = Annotated[
     str | None,
     typer.Option(
@@ -142,6 +150,11 @@ def read_tokens(text: str | None) -> tuple[int, ...]:
     from edgewright.models.tokens import parse_tokens  # loads torch, which --help does without
 
     return parse_tokens(text)
+
+
+def read_list(text: str) -> tuple[str, ...]:
+    """Return the names of a comma list."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def read_bytes(text: str | None) -> int | None:

@@ -35,6 +35,7 @@ class Paper:
     name: str = "paper"
     folds_at_load: bool = False
     depthwise_taps: int | None = None
+    precisions: tuple[str, ...] = ("float32",)
 
     def installed(self):
         return None

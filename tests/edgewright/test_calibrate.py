@@ -260,7 +260,7 @@ def command(resolved, models, tmp_path, monkeypatch, capsys):
 
     def call(*options):
         capsys.readouterr()
-        arguments = ["calibrate", f"{models}:net", "--database", str(tmp_path / "m.sqlite"), *options]
+        arguments = ["calibrate", f"{models}:net", "--database", str(tmp_path / "m.sqlite"), "--decide", "merge", *options]
         code = main(arguments)
         return code, capsys.readouterr()
 
@@ -271,9 +271,9 @@ def test_the_command_tells_what_it_measured_and_what_it_had(command) -> None:
     code, told = command("--json")
     document = json.loads(told.out)
     assert code == 0
-    assert document["schema"] == "edgewright.calibration/1"
+    assert document["schema"] == "edgewright.calibration/2"
     assert document["table"] == "latency table of desk (pencil), paper, 1 thread, 1 kernel"
-    assert document["outcomes"] == {"measured": 1, "known": 0, "unsteady": 0, "refused": 0}
+    assert document["outcomes"] == {"measured": 1, "known": 0, "unsteady": 0, "refused": 0, "left": 0}
     assert document["fixed_median_ns"] == FIXED_NS
     (kernel,) = document["kernels"]
     assert kernel["median_ns"] == LAUNCH_NS + 10 * (4 * 3 * 9 + 4)

@@ -18,6 +18,7 @@ from devices.channel import Channel
 READY_TIMEOUT_S = 600.0
 EXIT_GRACE_S = 2.0
 TAIL_LINES = 12
+TAIL_BYTES = 8192
 
 
 def start_session(channel: Channel, what: str, timeout_s: float = READY_TIMEOUT_S) -> LineSession:
@@ -132,7 +133,7 @@ class LineSession:
         self.channel.close()
 
     def _tail(self) -> str:
-        lines = self.channel.last_words().decode(errors="replace").splitlines()
+        lines = self.channel.last_words()[-TAIL_BYTES:].decode(errors="replace").splitlines()
         shown = [line for line in lines if line.strip()][-TAIL_LINES:]
         return "\nIts last words:\n  " + "\n  ".join(shown) if shown else ""
 

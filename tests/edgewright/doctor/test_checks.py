@@ -244,8 +244,8 @@ class Board:
 @pytest.mark.parametrize(
     ("text", "status"),
     [
-        ("@ uname\naarch64\n@ ro.product.cpu.abilist\narm64-v8a,armeabi\n", Status.PASS),
-        ("@ uname\naarch64\n@ ro.product.cpu.abilist\narmeabi-v7a\n", Status.FAIL),
+        ("@ uname\naarch64\n@ getprop\n[ro.product.cpu.abilist]: [arm64-v8a,armeabi]\n", Status.PASS),
+        ("@ uname\naarch64\n@ getprop\n[ro.product.cpu.abilist]: [armeabi-v7a]\n", Status.FAIL),
         ("@ uname\nriscv64\n", Status.FAIL),
         ("@ uname\nx86_64\n", Status.PASS),
     ],

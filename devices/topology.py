@@ -1,7 +1,7 @@
 """What a Linux or Android system tells of its processors and memory, read with one shell command.
 
-`SCRIPT` prints the files that can be read, each after a line `@ its path`; `parse` makes a `Topology` of the
-text. What a system denies (SELinux keeps parts of /sys from Android's shell) is absent, never a guess. Run on
+`SCRIPT` prints sections, each after a line `@ its name`; `parse` makes a `Topology` of the text. What a
+system denies (SELinux keeps parts of /sys from Android's shell) is absent, never a guess. Run on
 the dumps of two Pixel phones and on the stand-in; on a phone at hand it is unverified.
 """
 
@@ -16,25 +16,17 @@ from compiler.errors import DeviceError
 from devices.cores import CORES
 
 CPU = "/sys/devices/system/cpu"
-PROPERTIES = (
-    "ro.product.model",
-    "ro.product.manufacturer",
-    "ro.soc.manufacturer",
-    "ro.soc.model",
-    "ro.board.platform",
-    "ro.product.cpu.abilist",
-)
+# Few processes: a phone forks slowly, and an emulated shell that forks often dies of it now and then.
 SCRIPT = f"""
-show() {{ for f in "$@"; do [ -r "$f" ] && echo "@ $f" && cat "$f" 2>/dev/null && echo; done; }}
-show /proc/cpuinfo /proc/meminfo {CPU}/possible
-for c in {CPU}/cpu[0-9]*; do
-  show $c/cpufreq/cpuinfo_max_freq $c/cpu_capacity $c/regs/identification/midr_el1
-done
+for f in cpuinfo meminfo; do echo "@ /proc/$f"; cat /proc/$f; done 2>/dev/null
 echo "@ uname"; uname -m
 for f in model compatible; do
   [ -r /proc/device-tree/$f ] && echo "@ device-tree/$f" && tr '\\000' ' ' < /proc/device-tree/$f && echo
 done
-command -v getprop >/dev/null && for p in {" ".join(PROPERTIES)}; do echo "@ $p"; getprop $p; done
+echo "@ sysfs"
+grep -H "" {CPU}/possible {CPU}/cpu[0-9]*/cpufreq/cpuinfo_max_freq {CPU}/cpu[0-9]*/cpu_capacity \\
+  {CPU}/cpu[0-9]*/regs/identification/midr_el1 2>/dev/null
+echo "@ getprop"; getprop 2>/dev/null
 true
 """
 # Features of /proc/cpuinfo that decide which arithmetic a kernel can use; the others are left out.
@@ -107,8 +99,12 @@ def parse(text: str) -> Topology:
 
 
 def _files(text: str) -> dict[str, str]:
+    """Return the sections, and the files and properties that two of them list."""
     parts = re.split(r"^@ (.+)$", text, flags=re.MULTILINE)
-    return {name.strip(): content.strip() for name, content in zip(parts[1::2], parts[2::2], strict=True)}
+    sections = {name.strip(): content.strip() for name, content in zip(parts[1::2], parts[2::2], strict=True)}
+    files = dict(re.findall(r"^(/[^:]+):(.*)$", sections.get("sysfs", ""), re.MULTILINE))
+    properties = dict(re.findall(r"^\[(.+?)\]: \[(.*)\]", sections.get("getprop", ""), re.MULTILINE))
+    return sections | files | properties
 
 
 def _processors_of(cpuinfo: str) -> dict[int, dict[str, str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import asyncssh
+
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class SshServer:
 
     async def _serve(self, process: asyncssh.SSHServerProcess) -> None:
         """Run a command as sshd does: in a session of its own, which outlives the connection."""
-        env = {"HOME": str(self.home), "PATH": "/usr/bin:/bin"}
+        env = {"HOME": str(self.home), "PATH": PATH}
         pipe = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_shell(
             process.command, stdin=pipe, stdout=pipe, stderr=pipe, env=env, start_new_session=True

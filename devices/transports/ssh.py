@@ -22,9 +22,8 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from compiler.device import Device
 from compiler.errors import DeviceError
 from devices import linux
-from devices.channel import Channel
+from devices.channel import STDERR_BYTES, Channel
 from devices.shell import ShellDevice
-from devices.shell.port import STDERR_BYTES
 
 if TYPE_CHECKING:
     import asyncssh

@@ -19,15 +19,15 @@ def doctor_command(
     """Check packages, toolchain, database, adb and a device, and say the next step for each problem."""
     with working("doctor") as progress:
         progress("start")
+        from devices.transports.adb.address import server_port
         from edgewright.doctor import Surroundings, examine
-        from edgewright.doctor.adb_server import ADB_PORT
         from edgewright.doctor.examination import document
 
-        port = os.environ.get("ANDROID_ADB_SERVER_PORT", "")
+        port = server_port(os.environ)
         here = Surroundings(
             database=options.database_url(database),
             device=device,
-            adb_port=int(port) if port.isdigit() else ADB_PORT,
+            adb_port=port,
         )
         found = document(here, examine(here, progress))
     emit_json(found) if as_json else show.examination(found)

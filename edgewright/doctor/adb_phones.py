@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgewright.doctor.adb_server import query
+from compiler.errors import DeviceError
+from devices.transports.adb.server import ADVICE, list_phones
 from edgewright.doctor.finding import DEVICE, Finding, Status, Surroundings
 
 UDEV = "apt-get install android-sdk-platform-tools-common (udev rules), then plug the phone in again"
-STEPS = {
-    "unauthorized": "accept the prompt on the phone, then run again",
-    "authorizing": "accept the prompt on the phone, then run again",
-    "offline": "adb reconnect offline, or plug the phone in again",
-    "no permissions": UDEV,
-}
+STEPS = {**ADVICE, "no permissions": UDEV}
 ATTACH = (
     "turn USB debugging on and plug the phone in; or, once plugged in, adb tcpip 5555 and "
     "adb connect HOST:5555; or adb pair HOST:PORT for wireless debugging"
@@ -25,11 +21,10 @@ def check(here: Surroundings) -> Iterator[Finding]:
     if not here.over_adb:
         return
     try:
-        listed = query("host:devices", here.adb_port)
-    except (OSError, ValueError):
+        phones = list_phones(here.adb_port)
+    except DeviceError:
         return  # no server: `adb_program` says so
-    phones = [tuple(line.split("\t", 1)) for line in listed.splitlines() if "\t" in line]
-    yield from (judge(serial, state.strip()) for serial, state in phones)
+    yield from (judge(phone.serial, phone.state.strip()) for phone in phones)
     if not phones:
         yield Finding("phone", Status.WARN, "the adb server lists none", ATTACH)
 

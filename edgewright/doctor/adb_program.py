@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgewright.doctor.adb_server import query
+from compiler.errors import DeviceError
+from devices.transports.adb.server import query
 from edgewright.doctor.finding import Finding, Status, Surroundings
 
 
@@ -20,8 +21,8 @@ def check(here: Surroundings) -> Iterator[Finding]:
         yield Finding("adb", Status.WARN, says, "apt-get install adb")
     try:
         version = int(query("host:version", here.adb_port), 16)
-    except (OSError, ValueError) as error:
-        says = f"no adb server on port {here.adb_port} ({error}): phones are spoken to directly"
+    except (DeviceError, ValueError):
+        says = f"none answers on port {here.adb_port}: phones are spoken to directly"
         yield Finding("adb server", Status.WARN, says, "adb start-server")
     else:
         yield Finding("adb server", Status.PASS, f"runs on port {here.adb_port}, protocol {version}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from edgewright.doctor.adb_server import ADB_PORT
+from devices.transports.adb.server import PORT
 
 HOST, DEVICE = 2, 5  # the exit codes of a failure: something here is not as needed; the device is not
 
@@ -39,7 +39,7 @@ class Surroundings:
     database: str
     device: str | None = None
     home: Path = field(default_factory=Path.home)
-    adb_port: int = ADB_PORT
+    adb_port: int = PORT
     usb: Path = Path("/sys/bus/usb/devices")
     usb_nodes: Path = Path("/dev/bus/usb")
     find_program: Callable[[str], str | None] = shutil.which

@@ -18,11 +18,16 @@ PIXEL_1 = (DATA / "pixel_1.txt").read_text()
 PIXEL_8 = (DATA / "pixel_8.txt").read_text()
 
 
-def processor(number: int, core: str = "", khz: int | None = None, capacity: int | None = None) -> str:
-    lines = [f"@ {CPU}/cpu{number}/{name}\n{value}\n" for name, value in
-             (("cpufreq/cpuinfo_max_freq", khz), ("cpu_capacity", capacity), ("regs/identification/midr_el1", core))
-             if value not in (None, "")]  # fmt: skip
-    return "".join(lines)
+def sysfs(*processors: tuple[int, str, int | None, int | None], possible: str = "") -> str:
+    lines = ["@ sysfs", *([f"{CPU}/possible:{possible}"] if possible else [])]
+    for number, midr, khz, capacity in processors:
+        told = {
+            "regs/identification/midr_el1": midr,
+            "cpufreq/cpuinfo_max_freq": khz,
+            "cpu_capacity": capacity,
+        }
+        lines += [f"{CPU}/cpu{number}/{name}:{value}" for name, value in told.items() if value]
+    return "\n".join((*lines, ""))
 
 
 def test_the_two_kinds_of_kryo_of_a_pixel() -> None:
@@ -47,14 +52,11 @@ def test_the_three_clusters_of_a_pixel_8() -> None:
 
 def test_clusters_are_ordered_by_capacity_and_a_processor_that_sleeps_is_known_by_its_midr() -> None:
     # A core of a higher clock may be the weaker one; cpu3 is off, so /proc/cpuinfo lacks it.
-    text = "@ uname\naarch64\n" + "".join(
-        processor(n, midr, khz, capacity)
-        for n, midr, khz, capacity in (
-            (0, "0x00000000410fd0b0", 2000000, 1024),
-            (1, "0x00000000410fd0b0", 2000000, 1024),
-            (2, "0x00000000410fd050", 2200000, 400),
-            (3, "0x00000000410fd050", 2200000, 400),
-        )
+    text = sysfs(
+        (0, "0x00000000410fd0b0", 2000000, 1024),
+        (1, "0x00000000410fd0b0", 2000000, 1024),
+        (2, "0x00000000410fd050", 2200000, 400),
+        (3, "0x00000000410fd050", 2200000, 400),
     )
     names = [(c.name, c.core, c.cpus) for c in parse(text).clusters]
     assert names == [("little", "cortex-a55", (2, 3)), ("big", "cortex-a76", (0, 1))]
@@ -70,7 +72,7 @@ def test_clusters_are_ordered_by_capacity_and_a_processor_that_sleeps_is_known_b
 )
 def test_the_names_of_clusters(kinds, names) -> None:
     numbers = [(i, kind) for kind, count in enumerate(kinds) for i in range(count)]
-    text = "".join(processor(n, khz=1000 * (kind + 1)) for n, (_, kind) in enumerate(numbers))
+    text = sysfs(*((n, "", 1000 * (kind + 1), None) for n, (_, kind) in enumerate(numbers)))
     found = parse(text).clusters
     assert tuple(c.name for c in found) == names and tuple(len(c.cpus) for c in found) == kinds
 
@@ -91,7 +93,7 @@ def test_only_what_all_processors_can_do_counts_and_memory_is_in_mib() -> None:
 
 
 def test_processors_that_cannot_be_there_are_not_listed() -> None:
-    text = f"@ {CPU}/possible\n0-1,4\n" + "".join(processor(n, khz=1000) for n in (0, 1, 2, 4))
+    text = sysfs(*((n, "", 1000, None) for n in (0, 1, 2, 4)), possible="0-1,4")
     assert parse(text).clusters[0].cpus == (0, 1, 4)
 
 

@@ -100,7 +100,10 @@ def test_an_emulated_board_counts_instructions_and_is_asked_for_its_identity_onl
     ("text", "needle"),
     [
         ("@ uname\narmv7l\n", "runs armv7l"),
-        ("@ uname\naarch64\n@ ro.product.cpu.abilist\narmeabi-v7a,armeabi\n", "armeabi-v7a, armeabi"),
+        (
+            "@ uname\naarch64\n@ getprop\n[ro.product.cpu.abilist]: [armeabi-v7a,armeabi]\n",
+            "armeabi-v7a, armeabi",
+        ),
     ],
 )
 def test_a_system_of_32_bits_is_refused(phone, text: str, needle: str) -> None:

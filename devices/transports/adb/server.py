@@ -125,7 +125,10 @@ def query(request: str, port: int) -> str:
     """Return the server's answer to a request that has one."""
     with _connect(port) as connection:
         _request(connection, request, REQUEST_S, "the adb server")
-        return _text(connection)
+        try:
+            return _text(connection)
+        except (OSError, EOFError, ValueError) as error:
+            raise DeviceError(f"the adb server was lost at {_short(request)}: {error}") from error
 
 
 def _connect(port: int) -> socket.socket:

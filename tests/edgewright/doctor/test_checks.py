@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from contextlib import contextmanager
@@ -203,7 +204,7 @@ def test_a_key_that_others_can_read_fails(here, tmp_path: Path, place: str) -> N
     assert one(adb_keys.check(here())).status is Status.PASS
 
 
-def test_a_usb_device_for_adb_must_be_ours_to_open(here, tmp_path: Path) -> None:
+def test_a_usb_device_for_adb_must_be_ours_to_open(here, tmp_path: Path, monkeypatch) -> None:
     phone, interface, other = (tmp_path / "usb" / name for name in ("1-2", "1-2:1.0", "1-3:1.0"))
     for folder in (phone, interface, other):
         folder.mkdir(parents=True)
@@ -218,6 +219,8 @@ def test_a_usb_device_for_adb_must_be_ours_to_open(here, tmp_path: Path) -> None
     (tmp_path / "nodes" / "001").mkdir(parents=True)
     (tmp_path / "nodes" / "001" / "007").write_text("")
     assert one(usb.check(here())).status is Status.PASS
+    monkeypatch.setattr(usb.os, "access", lambda path, mode: not mode & os.W_OK)
+    assert one(usb.check(here())).status is Status.FAIL  # to be read is not enough
 
 
 @dataclass
@@ -241,8 +244,8 @@ class Board:
 @pytest.mark.parametrize(
     ("text", "status"),
     [
-        ("@ uname\naarch64\n@ ro.product.cpu.abilist\narm64-v8a,armeabi\n", Status.PASS),
-        ("@ uname\naarch64\n@ ro.product.cpu.abilist\narmeabi-v7a\n", Status.FAIL),
+        ("@ uname\naarch64\n@ getprop\n[ro.product.cpu.abilist]: [arm64-v8a,armeabi]\n", Status.PASS),
+        ("@ uname\naarch64\n@ getprop\n[ro.product.cpu.abilist]: [armeabi-v7a]\n", Status.FAIL),
         ("@ uname\nriscv64\n", Status.FAIL),
         ("@ uname\nx86_64\n", Status.PASS),
     ],

@@ -61,11 +61,13 @@ def during(state: DeviceState, rules: Preflight) -> tuple[Check, ...]:
 
 def refuse_unfit(checks: Iterable[Check], device: str, kept: str = "") -> None:
     """Raise UnstableMeasurementError naming all refused checks; `kept` says what is not lost."""
-    refused = [check.sentence for check in checks if check.outcome is Outcome.REFUSE]
+    refused = [check for check in checks if check.outcome is Outcome.REFUSE]
     if refused:
+        sentences = ". ".join(check.sentence for check in refused)
+        levels = " and ".join(f'{check.name} = "warn"' for check in refused)
         raise UnstableMeasurementError(
-            f"{device} is not fit to be measured: {'. '.join(refused)}.{' ' + kept if kept else ''} "
-            f"Or measure it as it is with --skip-preflight"
+            f"{device} is not fit to be measured: {sentences}.{' ' + kept if kept else ''} To measure it as "
+            f"it is, write {levels} under [preflight] in the profile, or use `profile --skip-preflight`"
         )
 
 

@@ -89,7 +89,7 @@ def test_a_refusal_ends_it_before_anything_runs_and_names_all_that_is_amiss(
     text = str(caught.value)
     assert "the charger is unplugged; plug it in" in text
     assert "the screen is on; switch it off" in text
-    assert "--skip-preflight" in text
+    assert 'write charging = "warn" and screen = "warn" under [preflight] in the profile' in text
     assert caught.value.exit_code == 7
     assert device.log == []
 

@@ -40,7 +40,7 @@ def device_document(spec: str) -> dict[str, Any]:
     state = asdict(device.state())
     return {
         "schema": DEVICE_SCHEMA,
-        "device": spec,
+        "device": device.name,
         "fingerprint": dict(device.fingerprint()),
         "state": {**state, "frequency_mhz": list(state["frequency_mhz"])},
     }

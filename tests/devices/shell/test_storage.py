@@ -124,7 +124,23 @@ def test_a_file_that_changes_while_it_is_pushed_is_refused(device, shell, source
 def test_without_sha256sum_the_size_is_compared(shell, source, tmp_path: Path) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
-    for name in ["sh", "mkdir", "stat", "id", "chmod", "wc", "tr", "cut", "cat", "mv", "rm", "tar", "dirname", "printf", "test"]:
+    for name in [
+        "sh",
+        "mkdir",
+        "stat",
+        "id",
+        "chmod",
+        "wc",
+        "tr",
+        "cut",
+        "cat",
+        "mv",
+        "rm",
+        "tar",
+        "dirname",
+        "printf",
+        "test",
+    ]:
         for folder in ("/usr/bin", "/bin"):
             if Path(folder, name).exists() and not (tools / name).exists():
                 (tools / name).symlink_to(Path(folder, name))

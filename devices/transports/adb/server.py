@@ -114,11 +114,12 @@ def connect(address: str, port: int = PORT) -> str:
     return query(f"host:connect:{address}", port).strip()
 
 
-def refusal(serial: str, state: str) -> str:
-    """Return the sentence for a phone that is listed and cannot be used."""
-    key = next((k for k in ADVICE if state.startswith(k)), "")
-    advice = ADVICE.get(key, "see `adb devices`")
-    return f"the phone {serial!r} is {state}: {advice}"
+def problem(state: str) -> str:
+    """Return what keeps a phone in this state from being used and what to do, "" for nothing."""
+    if state == "device":
+        return ""
+    advice = next((ADVICE[key] for key in ADVICE if state.startswith(key)), "see `adb devices`")
+    return f"{state}: {advice}"
 
 
 def query(request: str, port: int) -> str:

@@ -38,7 +38,8 @@ def profile_operations(
     """Return the time of each operation of a method as JSON values, slowest first.
 
     `operations` holds the runtime's `name` and kind `op`, the IR `node` and its `module` where they are
-    known, `median_ns` over `iterations` inferences and its `share` of the sum.
+    known, `median_ns` over `iterations` inferences and its `share` of the sum. An emulated board counts:
+    there it is `median_instructions` and `sum_instructions`.
 
     Raises UsageError for an artifact or method that there is not, and for a runtime that gives no times
     by operation; DeviceError where the device or the runner fails.
@@ -55,10 +56,13 @@ def profile_operations(
         raise
     finally:
         session.close()
-    rows = _rows(answer["operations"], _origins(built), _modules(built, name))
-    total = sum(row["median_ns"] for row in rows)
+    operations: Any = answer["operations"]
+    unit = _unit(operations)
+    median_unit = f"median_{unit}"
+    rows = _rows(operations, unit, _origins(built), _modules(built, name))
+    total = sum(row[median_unit] for row in rows)
     for row in rows:
-        row["share"] = row["median_ns"] / total if total else 0.0
+        row["share"] = row[median_unit] / total if total else 0.0
     return {
         "schema": SCHEMA,
         "model": str(built.manifest["model"]),
@@ -66,17 +70,24 @@ def profile_operations(
         "target": target.name,
         "device": device,
         "iterations": iterations,
-        "sum_ns": total,
-        "operations": sorted(rows, key=lambda row: -row["median_ns"]),
+        f"sum_{unit}": total,
+        "operations": sorted(rows, key=lambda row: -row[median_unit]),
     }
 
 
-def _rows(operations: Any, origins: Mapping[str, str], modules: Mapping[str, str]) -> list[dict[str, Any]]:
+def _unit(operations: Any) -> str:
+    """Return what the rows tell: `ns`, or `instructions` on an emulated board."""
+    return "instructions" if any("instructions" in its for its in operations) else "ns"
+
+
+def _rows(
+    operations: Any, unit: str, origins: Mapping[str, str], modules: Mapping[str, str]
+) -> list[dict[str, Any]]:
     rows = []
     for its in operations:
         node = _origin(str(its["name"]), origins)
         facts = {"name": its["name"], "op": its["op"], "node": node, "module": modules.get(node, "")}
-        rows.append({**facts, "median_ns": float(median(its["ns"]))})
+        rows.append({**facts, f"median_{unit}": float(median(its[unit]))})
     return rows
 
 

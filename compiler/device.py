@@ -114,7 +114,8 @@ class DeviceProfile:
     """One TOML file of `profiles/`: what a device is and how to run on it.
 
     `arch` and `cpu` name the processor that code is made for, `cpu` in LLVM's words; None stands for
-    the machine that edgewright runs on.
+    the machine that edgewright runs on. `binaries` holds the paths of the user's own benchmark programs
+    by the target whose files they run.
     """
 
     name: str
@@ -129,6 +130,7 @@ class DeviceProfile:
     expect: Mapping[str, str] = field(default_factory=dict)
     arch: str | None = None
     cpu: str | None = None
+    binaries: Mapping[str, str] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Return a digest of all the profile says, 16 hexadecimal digits.
@@ -136,6 +138,7 @@ class DeviceProfile:
         A processor that is not stated is left out: the digest is the one from before it could be.
         """
         unstated = {name for name in ("arch", "cpu") if getattr(self, name) is None}
+        unstated |= set() if self.binaries else {"binaries"}
         return _digest({name: value for name, value in asdict(self).items() if name not in unstated})
 
     def protocol_digest(self) -> str:

@@ -5,6 +5,7 @@
     [run]       targets, threads, affinity
     [protocol]  the fields of `BenchmarkProtocol`, seconds in names that end with _s
     [expect]    text to compare with the device's fingerprint before measuring
+    [bin]       your own executor_runner (executorch) or benchmark_model (litert), relative to the profile
 
 A profile holds no latency. A name stands for `profiles/<name>.toml`; whatever ends with .toml or
 holds a path separator is the path of a file.
@@ -84,6 +85,7 @@ TABLES: Mapping[str, Mapping[str, Kind]] = {
     "run": {"targets": SOME_TEXTS, "threads": COUNT, "affinity": CPUS},
     "protocol": PROTOCOL,
     "expect": {},  # any key, text values
+    "bin": {"executorch": TEXT, "litert": TEXT},
 }
 ORDERED = (
     ("min_rounds", "max_rounds"),
@@ -181,6 +183,7 @@ def _build(path: Path, tables: Mapping[str, Any]) -> DeviceProfile:
         expect=dict(tables.get("expect", {})),
         arch=device.get("arch"),
         cpu=device.get("cpu"),
+        binaries={target: str(path.parent / name) for target, name in tables.get("bin", {}).items()},
     )
 
 

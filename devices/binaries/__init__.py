@@ -49,7 +49,7 @@ class BinarySession:
         self._command = command
         self._tool = tool
         first = self._reading(1, 600.0)
-        [threads] = [w for word in command for k, _, w in [word.partition("threads=")] if w and "-" in k]
+        threads = next(word for word in command if word.startswith(tool.threads)).partition("=")[2]
         self.ready: Mapping[str, object] = {
             "event": "ready",
             "load_ns": first.load_ns,

@@ -18,9 +18,10 @@ def read(text: str, runs: int) -> Reading:
 
 TOOL = Tool(
     "benchmark_model",
+    "--num_threads",
     (
-        "--graph={program}",
         "--num_threads={threads}",
+        "--graph={program}",
         "--num_runs={runs}",
         *("--warmup_runs=1", "--warmup_min_secs=0", "--min_secs=0"),
     ),

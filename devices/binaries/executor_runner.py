@@ -21,6 +21,7 @@ def read(text: str, runs: int) -> Reading:
 
 TOOL = Tool(
     "executor_runner",
-    ("--model_path={program}", "--cpu_threads={threads}", "--num_executions={runs}"),
+    "--cpu_threads",
+    ("--cpu_threads={threads}", "--model_path={program}", "--num_executions={runs}"),
     read,
 )

@@ -23,9 +23,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Tool:
-    """A program: its arguments, `{threads}`, `{runs}` and `{program}` to be filled in, and its reader."""
+    """A program: its arguments, `{threads}`, `{runs}` and `{program}` to be filled in, and its reader.
+
+    `threads` is the option that states the threads.
+    """
 
     name: str
+    threads: str
     arguments: tuple[str, ...]
     read: Callable[[str, int], Reading]
 

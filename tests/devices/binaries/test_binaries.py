@@ -59,7 +59,7 @@ def test_benchmark_model_tells_load_first_and_mean(start):
 
 def test_it_runs_on_the_processors_that_are_asked_for(start):
     cpu = min(os.sched_getaffinity(0))
-    code = EXECUTOR + "import os\nassert os.sched_getaffinity(0) == {%d}\n" % cpu
+    code = f"{EXECUTOR}import os\nassert os.sched_getaffinity(0) == {{{cpu}}}\n"
     assert start("executorch", code, affinity=(cpu,)).ready["affinity"] == [cpu]
 
 

@@ -18,7 +18,7 @@ from typing import Protocol
 from compiler.preflight import Preflight
 from compiler.records import DeviceState, Metric
 
-LATER = ("arch", "cpu", "clusters", "memory", "cluster")  # fields that profiles had not always
+LATER = ("arch", "cpu", "clusters", "memory", "cluster", "binaries")  # fields that profiles had not always
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,8 @@ class DeviceProfile:
 
     `arch` and `cpu` name the processor that code is made for, `cpu` in LLVM's words; None stands for
     the machine that edgewright runs on. `cluster` names the one whose processors `affinity` holds,
-    and `sources` says of each fact where it was read.
+    and `sources` says of each fact where it was read. `binaries` holds the paths of the user's own
+    benchmark programs by the target whose files they run.
     """
 
     name: str
@@ -162,6 +163,7 @@ class DeviceProfile:
     cluster: str | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     preflight: Preflight = field(default_factory=Preflight)
+    binaries: Mapping[str, str] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Return a digest of all the profile says, 16 hexadecimal digits.

@@ -28,12 +28,15 @@ class RunSpec:
     `{name}` stands for the pushed file's path on the device and `{python}` for a Python of the
     device that can import `runtime` ("" where the runner needs none). The runner speaks one JSON
     document a line: requests on stdin, answers on stdout (see `devices/runner_protocol.md`).
+    Where `binary` names one of the user's benchmark programs (`devices/binaries/`), `command` starts that
+    instead, and `{runs}` in it stands for the number of inferences.
     """
 
     files: Mapping[str, Path]
     command: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     runtime: str = ""
+    binary: str = ""
 
 
 @dataclass(frozen=True)

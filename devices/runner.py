@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from compiler.device import Device, Session
 from compiler.records import RunSpec
+from devices.binaries import start_binary
 
 
 def start_runner(device: Device, spec: RunSpec, affinity: Sequence[int] = ()) -> Session:
@@ -18,6 +19,8 @@ def start_runner(device: Device, spec: RunSpec, affinity: Sequence[int] = ()) ->
     if any("{python}" in part for part in spec.command):
         places["python"] = device.interpreter(spec.runtime)
     command = [_fill(part, places) for part in spec.command]
+    if spec.binary:
+        return start_binary(device, command, spec.binary, affinity)
     env = {key: _fill(value, places) for key, value in spec.env.items()}
     return device.start(command, env, affinity)
 

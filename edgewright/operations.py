@@ -50,8 +50,9 @@ def profile_operations(
     """Return the time of each operation of a method as JSON values, slowest first.
 
     `operations` holds the runtime's `name` and kind `op`, the IR `node` and its `module` where they are
-    known, `median_ns` over `iterations` inferences and its `share` of the sum. A `clock` that is
-    `emulated` tells what an emulator took: no time of any device, and its shares are the emulator's.
+    known, `median_ns` over `iterations` inferences and its `share` of the sum. An emulated board counts:
+    there it is `median_instructions` and `sum_instructions`, or, where the runtime's own clock is all there
+    is, a `clock` that is `emulated`: no time of any device, and its shares are the emulator's.
 
     Raises UsageError for an artifact or method that there is not, and for a runtime that gives no times
     by operation; DeviceError where the device or the runner fails, or where the device is still in use
@@ -63,11 +64,13 @@ def profile_operations(
     found = on_cluster(found, cluster)
     opened = open_device(device)
     with lease(opened, wait_s=wait_s, progress=progress):
-        answer = _ask(opened, target, built, found, name, iterations)
-    rows = _rows(answer["operations"], _origins(built), _modules(built, name))
-    total = sum(row["median_ns"] for row in rows)
+        operations: Any = _ask(opened, target, built, found, name, iterations)["operations"]
+    unit, counted = _unit(operations), found.protocol.metric is Metric.INSTRUCTIONS
+    median_unit = f"median_{unit}"
+    rows = _rows(operations, unit, _origins(built), _modules(built, name))
+    total = sum(row[median_unit] for row in rows)
     for row in rows:
-        row["share"] = row["median_ns"] / total if total else 0.0
+        row["share"] = row[median_unit] / total if total else 0.0
     return {
         "schema": SCHEMA,
         "model": str(built.manifest["model"]),
@@ -75,9 +78,9 @@ def profile_operations(
         "target": target.name,
         "device": device,
         "iterations": iterations,
-        "clock": "emulated" if found.protocol.metric is Metric.INSTRUCTIONS else "device",
-        "sum_ns": total,
-        "operations": sorted(rows, key=lambda row: -row["median_ns"]),
+        "clock": "emulated" if unit == "ns" and counted else "device",
+        f"sum_{unit}": total,
+        "operations": sorted(rows, key=lambda row: -row[median_unit]),
     }
 
 
@@ -98,12 +101,19 @@ def _ask(
         session.close()
 
 
-def _rows(operations: Any, origins: Mapping[str, str], modules: Mapping[str, str]) -> list[dict[str, Any]]:
+def _unit(operations: Any) -> str:
+    """Return what the rows tell: `ns`, or `instructions` on an emulated board."""
+    return "instructions" if any("instructions" in its for its in operations) else "ns"
+
+
+def _rows(
+    operations: Any, unit: str, origins: Mapping[str, str], modules: Mapping[str, str]
+) -> list[dict[str, Any]]:
     rows = []
     for its in operations:
         node = _origin(str(its["name"]), origins)
         facts = {"name": its["name"], "op": its["op"], "node": node, "module": modules.get(node, "")}
-        rows.append({**facts, "median_ns": float(median(its["ns"]))})
+        rows.append({**facts, f"median_{unit}": float(median(its[unit]))})
     return rows
 
 

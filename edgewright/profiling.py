@@ -13,6 +13,8 @@ from compiler.target import FORWARD, Target
 from devices import open_device
 from devices.benchmark import Candidate, measure
 from devices.benchmark import Progress as Event
+from devices.binaries import binary_spec
+from devices.content import content_address
 from devices.database import MeasurementDatabase
 from edgewright.artifact import method_entry, read_artifact
 from edgewright.limits import Limits, limited, on_cluster
@@ -84,14 +86,19 @@ def candidate(
     """
     manifest: Any = artifact.manifest
     entry = method_entry(artifact, method)
+    spec = target.run_spec(artifact, profile, entry["name"])
+    versions = {"target": target.name, "method": entry["name"], **manifest["versions"]}
+    if own := profile.binaries.get(target.name):
+        spec = binary_spec(spec, target.name, own, profile.threads)
+        versions["binary"] = content_address(Path(own))
     return Candidate(
         label=label or str(manifest["model"]),
         artifact_digest=artifact.digest,
         graph_digest=entry["graph_digest"],
         plan_digest=manifest["plan_digest"],
-        spec=target.run_spec(artifact, profile, entry["name"]),
+        spec=spec,
         plan=manifest["plan"],
-        target={"target": target.name, "method": entry["name"], **manifest["versions"]},
+        target=versions,
     )
 
 

@@ -176,6 +176,7 @@ def _build(path: Path, tables: Mapping[str, Any]) -> DeviceProfile:
         cluster=run.get("cluster"),
         sources=dict(tables.get("source", {})),
         preflight=_preflight(tables.get("preflight", {})),
+        binaries={target: str(path.parent / name) for target, name in tables.get("bin", {}).items()},
     )
 
 

@@ -7,6 +7,7 @@
 [run]        targets, threads, and affinity (CPU numbers) or cluster (the name of one)
 [protocol]   the fields of `BenchmarkProtocol`, seconds in names that end with _s
 [preflight]  the fields of `compiler.preflight.Preflight`: a level for each condition, and its bounds
+[bin]        your own executor_runner (executorch) or benchmark_model (litert), relative to the profile
 [expect]     text to compare with the device's fingerprint before measuring
 [source]     where each fact was read and when, by its dotted key (see `profiles/sources.py`)
 """
@@ -98,6 +99,7 @@ TABLES: Mapping[str, Table] = {
     "memory": Table({"size_mb": COUNT, "type": TEXT}),
     "source": Table(any_key=SOURCE),
     "preflight": Table(PREFLIGHT),
+    "bin": Table({"executorch": TEXT, "litert": TEXT}),
 }
 # A pair of [protocol] of which the first may not exceed the second.
 ORDERED = (

@@ -6,7 +6,7 @@ content, and started through its own loader, so that the device's libc does not 
 chroot, no NDK.
 """
 
-from devices.bundle.install import install
+from devices.bundle.launcher import install
 from devices.bundle.pins import runtimes
 
 __all__ = ["install", "runtimes"]

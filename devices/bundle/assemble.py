@@ -50,16 +50,21 @@ def assembled(pins: Pins, cache: Path, compiled: bool = False) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     with _locked(place.parent / f".{pins.name}.lock"):
         if not place.is_dir():
-            _make(place, lambda folder: _fill(folder, pins, cache / DOWNLOADS, compiled))
+            make_folder(place, lambda folder: _fill(folder, pins, cache / DOWNLOADS, compiled))
     return place
 
 
-def _make(place: Path, fill: Callable[[Path], None]) -> None:
+def make_folder(place: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write a new folder, and give it its name when it is whole."""
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".partial") as name:
         folder = Path(name) / "new"
         folder.mkdir()
         fill(folder)
-        folder.replace(place)
+        try:
+            folder.replace(place)
+        except OSError:
+            if not place.is_dir():  # else another process made the same meanwhile
+                raise
 
 
 def _fill(folder: Path, pins: Pins, downloads: Path, compiled: bool) -> None:

@@ -118,7 +118,8 @@ def _get(address: str, part: Path) -> None:
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-        with part.open("ab" if answer.status == PARTIAL else "wb") as stream:
+        stream = part.open("ab" if answer.status == PARTIAL else "wb")
+        with stream:
             shutil.copyfileobj(answer, stream)
 
 

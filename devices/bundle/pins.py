@@ -63,8 +63,8 @@ class Pins:
 
     def digest(self) -> str:
         """Return a digest of the contents that these pins stand for, 12 hexadecimal digits."""
-        files = [file.sha256 for file in (*self.packages, *self.wheels)]
-        text = json.dumps([sorted(files), sorted(self.drop)])
+        files: tuple[Package | Wheel, ...] = (*self.packages, *self.wheels)
+        text = json.dumps([sorted(file.sha256 for file in files), sorted(self.drop)])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

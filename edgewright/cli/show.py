@@ -94,7 +94,7 @@ def _listed(value: Any) -> str:
 def operations(document: Mapping[str, Any]) -> None:
     """Show what each operation takes, slowest first."""
     rows = [
-        (o["op"], o["name"], o["module"] or "-", f"{o['median_ns'] / 1e3:.1f} us", f"{100 * o['share']:.1f}%")
+        (o["op"], o["name"], o["module"] or "-", _taken(o), f"{100 * o['share']:.1f}%")
         for o in document["operations"]
     ]
     title = (
@@ -103,6 +103,13 @@ def operations(document: Mapping[str, Any]) -> None:
         f"{EMULATED if document['clock'] == 'emulated' else ''}"
     )
     emit_table(title, ("kind", "name", "module", "median", "share"), rows)
+
+
+def _taken(operation: Mapping[str, Any]) -> str:
+    """Return what an operation takes: microseconds, or on an emulated board instructions."""
+    if "median_ns" in operation:
+        return f"{operation['median_ns'] / 1e3:.1f} us"
+    return f"{operation['median_instructions']:,.0f} instructions"
 
 
 def search(document: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ ExecuTorch, LiteRT and ONNX Runtime are the official aarch64 wheels; TVM's progr
 was compiled to, statically linked.
 """
 
-import dataclasses
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,20 +13,25 @@ import torch
 from torch import nn
 
 from compiler.compress.segments import segments
+from compiler.errors import DeviceError
 from compiler.plan import Decision, Plan
+from compiler.records import Metric
+from devices.runner import start_runner
+from devices.sampling import take
 from edgewright.compilation import compile
 from edgewright.models import load_model
+from edgewright.operations import profile_operations
+from edgewright.profiling import profile
 from edgewright.runtime import infer
 from edgewright.stages import prepare
 from profiles import load_profile
 from targets import get_target, list_targets
-from tests.arm.conftest import CPU
 
-HOST = load_profile("host")
-ARM = dataclasses.replace(HOST, name="board", arch="aarch64", cpu=CPU)
+ARM = load_profile("emulated-cortex-a76")
 FLOAT_ERROR = 1e-4
 INT8_SNR = 20.0  # dB against the model in float64
 SAME_SNR = 30.0  # dB against the same program on this machine: kernels round ties their own way
+REPEATS = 1e-3  # of the count, between processes
 
 
 class Net(nn.Module):
@@ -62,26 +67,42 @@ def model():
     return module.requires_grad_(False), x
 
 
-def built(model, target, precision, folder):
+@pytest.fixture(scope="module")
+def built(model, tmp_path_factory):
     """Compile for the board; return the artifact."""
     module, x = model
-    graph = prepare(load_model(module, x)).graph
-    decisions = (
-        [Decision(s.site, "precision", "int8") for s in segments(graph)] if precision == "int8" else []
-    )
-    calls = [(torch.randn(1, 3, 32, 32),) for _ in range(8)]
-    return compile(module, ARM, target, Plan(tuple(decisions)), x, folder, calibration=calls)
+
+    @cache
+    def made(target, precision):
+        graph = prepare(load_model(module, x)).graph
+        decisions = (
+            [Decision(s.site, "precision", "int8") for s in segments(graph)] if precision == "int8" else []
+        )
+        calls = [(torch.randn(1, 3, 32, 32),) for _ in range(8)]
+        folder = tmp_path_factory.mktemp("built") / target
+        return compile(module, ARM, target, Plan(tuple(decisions)), x, folder, calibration=calls)
+
+    return made
+
+
+def counts(artifact, device, iterations=5):
+    """Return the instructions of inferences in a process of their own, without the first."""
+    session = start_runner(device, get_target(artifact.manifest["target"]).run_spec(artifact, ARM))
+    try:
+        return take(session, iterations, Metric.INSTRUCTIONS)[Metric.INSTRUCTIONS][1:]
+    finally:
+        session.close()
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("target", list_targets())
-def test_a_program_agrees_with_torch_on_an_arm_processor(target, precision, model, board, tmp_path):
+def test_a_program_agrees_with_torch_on_an_arm_processor(target, precision, model, built, board):
     module, x = model
-    artifact = built(model, target, precision, tmp_path / "out")
+    artifact = built(target, precision)
     wanted = module.double()(x.double()).float()
     module.float()
     runtime = get_target(target)
-    [[found]] = infer(artifact, runtime, ARM, [(x,)], device=board(target))
+    [[found]] = infer(artifact, runtime, ARM, [(x,)], device=board())
     [[here]] = infer(artifact, runtime, ARM, [(x,)])
     assert found.shape == wanted.shape
     if precision == "float32":
@@ -91,13 +112,48 @@ def test_a_program_agrees_with_torch_on_an_arm_processor(target, precision, mode
         assert snr(found, here) > SAME_SNR
 
 
+@pytest.mark.parametrize("target", list_targets())
+def test_instructions_repeat_between_processes(target, built, board):
+    one, two = (counts(built(target, "float32"), board()) for _ in range(2))
+    assert len(one) == len(two) == 4 and min(one) > 10_000
+    for a, b in zip(one, two, strict=True):
+        assert abs(a - b) < REPEATS * a
+    assert max(one) - min(one) < REPEATS * 10 * min(one)
+
+
+def test_a_runtime_takes_the_kernels_it_has_for_the_core(built, board):
+    artifact = built("litert", "float32")
+    small, large = (min(counts(artifact, board(core))) for core in ("cortex-a53", "cortex-a76"))
+    assert small > 1.2 * large
+
+
+def test_a_profile_is_measured_in_instructions_on_its_own_core(built):
+    artifact = built("tvm", "float32")
+    found = profile(artifact, "emulated:cortex-a76")
+    assert (found.metric, found.stable, len(found.rounds)) == (Metric.INSTRUCTIONS, True, 3)
+    assert {sample for r in found.rounds for sample in r.samples} == {found.statistics.median}
+    assert found.rounds[0].also == {} and found.rounds[0].before.temperature_c is None
+    with pytest.raises(DeviceError, match=r"expects processor = 'cortex-a76 \(emulated\)'"):
+        profile(artifact, "emulated:cortex-a72")
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "tvm"])
+def test_operations_are_counted_by_the_guest_s_own_clock(target, built):
+    artifact = built(target, "float32")
+    whole = profile(artifact, "emulated:cortex-a76").statistics.median
+    found = profile_operations(artifact, "emulated:cortex-a76", iterations=5)
+    assert "sum_ns" not in found and len(found["operations"]) == 6
+    assert 0.9 * whole < found["sum_instructions"] < 1.4 * whole  # ONNX Runtime writes down each operation
+
+
 def test_the_board_is_an_arm_processor(board):
-    assert board("tvm").run(("uname", "-m")).stdout.strip() == "aarch64"
-    assert "CPU part\t: 0xd0b" in board("tvm").run(("cat", "/proc/cpuinfo")).stdout
+    assert board().run(("uname", "-m")).stdout.strip() == "aarch64"
+    assert "CPU part\t: 0xd0b" in board().run(("cat", "/proc/cpuinfo")).stdout
+    assert "CPU part\t: 0xd05" in board("cortex-a55").run(("cat", "/proc/cpuinfo")).stdout
 
 
-def test_tvm_s_program_is_an_arm_executable(model, tmp_path):
-    artifact = built(model, "tvm", "float32", tmp_path / "out")
+def test_tvm_s_program_is_an_arm_executable(built):
+    artifact = built("tvm", "float32")
     lowering = artifact.manifest["lowering"]
     assert (lowering["route"], lowering["arch"], lowering["tuned"]) == ("static", "aarch64", False)
     header = (Path(artifact.folder) / "model").read_bytes()[:20]

@@ -91,7 +91,9 @@ class CountingSession:
                 answer = self._session.request(message, timeout_s)
             return {"operations": [_counted(row) for row in _rows(answer)]}
         if do == "memory":
-            raise DeviceError("the memory of an emulated program is the emulator's, which says nothing of a board")
+            raise DeviceError(
+                "the memory of an emulated program is the emulator's, which says nothing of a board"
+            )
         return self._session.request(message, timeout_s)
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from compiler.errors import DeviceError
-from devices.bundle.assemble import assembled, base, site
+from devices.bundle.assemble import assembled, base, make_folder, site
 from devices.bundle.pins import Pins, read_pins
 from devices.transports.emulated.cores import Core, cpuinfo, host_processors
 
@@ -52,7 +52,7 @@ class Emulator:
         name = packages.name if packages else "alone"
         place = self.prefix.parent / f"{PYTHON}-{name}-{self.root.name}"
         if not place.is_dir():
-            _make(place, lambda folder: _environment(folder, self.root, packages))
+            make_folder(place, lambda folder: _environment(folder, self.root, packages))
         return place / "bin" / PYTHON
 
 
@@ -64,7 +64,7 @@ def unusable() -> str | None:
     return None
 
 
-def emulator(name: str, core: Core, cache: Path) -> Emulator:
+def make_emulator(name: str, core: Core, cache: Path) -> Emulator:
     """Return the emulator of a core, with what is missing made in `cache`; DeviceError where it cannot be."""
     if reason := unusable():
         raise DeviceError(reason)
@@ -77,21 +77,8 @@ def emulator(name: str, core: Core, cache: Path) -> Emulator:
     processors = host_processors()
     prefix = folder / f"{name}x{processors}-{root.name}"
     if not prefix.is_dir():
-        _make(prefix, lambda new: _prefix(new, root, cpuinfo(core, processors)))
+        make_folder(prefix, lambda new: _prefix(new, root, cpuinfo(core, processors)))
     return Emulator(cache, core, root, prefix, tools, _counter(folder), _version(pins))
-
-
-def _make(place: Path, fill: object) -> None:
-    assert callable(fill)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".partial") as name:
-        folder = Path(name) / "new"
-        folder.mkdir()
-        fill(folder)
-        try:
-            folder.replace(place)
-        except OSError:
-            if not place.is_dir():  # another process made the same meanwhile
-                raise
 
 
 def _prefix(folder: Path, root: Path, processors: str) -> None:

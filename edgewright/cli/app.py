@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edgewright.cli import options, show, show_average, show_calibration, show_tuning
+from edgewright.cli.farm import farm_command
 from edgewright.cli.output import emit_json, working
 
 app = typer.Typer(
@@ -139,6 +140,9 @@ def profile_command(
     document = measurement_document(measurement, str(built.manifest["model"]), name, tuned(built))
     document |= tuned_kernels(built)
     emit_json(document) if as_json else show.measurement(document)
+
+
+app.command("farm")(farm_command)
 
 
 @app.command("calibrate")

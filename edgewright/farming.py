@@ -1,4 +1,4 @@
-"""Profile several artifacts on several devices: each on every kind of device, equal devices share the work."""
+"""Profile artifacts on several devices: each on every kind of device, and equal devices share the work."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def measure(
     _resume(list(new.values()), database, report)
     with closing(OpenRunners(device, database, open_runners)) as runners:
         _run(list(new.values()), runners, device, database, report)
-    known |= {key: _finish(series, database, report) for key, series in new.items()}
+    known |= _finish(new, database, report)
     return [known[header.key] for header in headers]
 
 
@@ -172,13 +172,19 @@ def _done(series: Series) -> bool:
     return series.exhausted() or series.narrow()
 
 
-def _finish(series: Series, database: MeasurementDatabase, report: Report) -> Measurement:
-    assert series.row is not None
-    database.finish(series.row, series.conclude(RESAMPLES))
-    found = database.latest(id=series.row)
-    assert found is not None
-    report(Progress(series.candidate.label, "finished", len(found.rounds), found.statistics))
-    return found
+def _finish(
+    new: Mapping[str, Series], database: MeasurementDatabase, report: Report
+) -> dict[str, Measurement]:
+    """Record the verdicts on all series at once, so that a run which is cut off goes on as a whole."""
+    rows = {key: series.row for key, series in new.items() if series.row is not None}
+    database.finish_all({row: new[key].conclude(RESAMPLES) for key, row in rows.items()})
+    made = {}
+    for key, row in rows.items():
+        found = database.latest(id=row)
+        assert found is not None
+        made[key] = found
+        report(Progress(new[key].candidate.label, "finished", len(found.rounds), found.statistics))
+    return made
 
 
 def _progress(series: Series, event: str) -> Progress:

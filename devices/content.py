@@ -21,6 +21,11 @@ def content_address(path: Path) -> str:
         return _folder(path)
     if not path.is_file():
         raise UsageError(f"cannot push {str(path)!r}: there is no such file or folder")
+    return file_digest(path)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, 64 hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

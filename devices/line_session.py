@@ -1,46 +1,33 @@
 """A runner process that answers one JSON line for each JSON line it is sent.
 
-Any transport that ends in a local process with pipes can use it (a local runner, `adb shell`,
-`ssh`). The protocol is in `devices/runner_protocol.md`. What the runner says on stderr goes to an
-unnamed temporary file, so that it never blocks and its last lines can explain a death.
+The protocol is in `devices/runner_protocol.md`; where the process runs is the channel's business.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import selectors
 import signal
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from compiler.errors import DeviceError
+from devices.channel import Channel
 
 READY_TIMEOUT_S = 600.0
 EXIT_GRACE_S = 2.0
 TAIL_LINES = 12
 TAIL_BYTES = 8192
 
-Spawn = Callable[[IO[bytes]], "subprocess.Popen[bytes]"]
 
+def start_session(channel: Channel, what: str, timeout_s: float = READY_TIMEOUT_S) -> LineSession:
+    """Return the session of a started runner once it has said that it is ready.
 
-def start_session(spawn: Spawn, what: str, timeout_s: float = READY_TIMEOUT_S) -> LineSession:
-    """Start a runner and return its session once it has said that it is ready.
-
-    `spawn` starts the process with pipes for stdin and stdout, in its own process group, and with
-    the file it is given as stderr. `what` names the runner in messages. Raises DeviceError with
-    the last lines of stderr when the runner does not come up.
+    `what` names the runner in messages. Raises DeviceError with the last lines of stderr when the
+    runner does not come up.
     """
-    stderr = tempfile.TemporaryFile()  # noqa: SIM115  (the session closes it)
-    try:
-        session = LineSession(spawn(stderr), stderr, what)
-    except BaseException:
-        stderr.close()
-        raise
+    session = LineSession(channel, what)
     try:
         session.wait_ready(timeout_s)
     except BaseException:
@@ -52,11 +39,10 @@ def start_session(spawn: Spawn, what: str, timeout_s: float = READY_TIMEOUT_S) -
 class LineSession:
     """A running runner; not for use from two threads."""
 
-    def __init__(self, process: subprocess.Popen[bytes], stderr: IO[bytes], what: str) -> None:
-        """Take over a started process; use `start_session`."""
-        self.process = process
+    def __init__(self, channel: Channel, what: str) -> None:
+        """Take over the channel of a started process; use `start_session`."""
+        self.channel = channel
         self.ready: dict[str, object] = {}
-        self._stderr = stderr
         self._what = what
         self._pending = b""
         self._closed = False
@@ -77,11 +63,12 @@ class LineSession:
         if self._closed:
             raise DeviceError(f"{self._what} was closed before the request {json.dumps(message)}")
         try:
-            assert self.process.stdin is not None
-            self.process.stdin.write(json.dumps(message).encode() + b"\n")
-            self.process.stdin.flush()
+            self.channel.send(json.dumps(message).encode() + b"\n")
         except BrokenPipeError:
             self._died()
+        except DeviceError:
+            self._abandon()
+            raise
         return self._answer(timeout_s)
 
     def close(self) -> None:
@@ -89,21 +76,14 @@ class LineSession:
         if self._closed:
             return
         self._closed = True
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with suppress(OSError):  # it may be gone already: that is what we want
-            self.process.stdin.write(b'{"do": "exit"}\n')
-            self.process.stdin.flush()
-        with suppress(OSError):
-            self.process.stdin.close()
         try:
-            self.process.wait(EXIT_GRACE_S)
-        except subprocess.TimeoutExpired:
-            pass
+            # It may be gone already, or the device with it: that is what we want.
+            with suppress(OSError, DeviceError):
+                self.channel.send(b'{"do": "exit"}\n')
+                self.channel.end_input()
+                self.channel.wait(EXIT_GRACE_S)
         finally:
-            kill_group(self.process)
-            self.process.stdout.close()
-            self._stderr.close()
+            self.channel.close()
 
     def _answer(self, timeout_s: float) -> dict[str, object]:
         line = self._read_line(timeout_s)
@@ -118,48 +98,51 @@ class LineSession:
         return dict(message)
 
     def _read_line(self, timeout_s: float) -> bytes:
-        assert self.process.stdout is not None
         deadline = time.monotonic() + timeout_s
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self._pending:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    self._fail(f"{self._what} did not answer within {timeout_s:g} s and was ended")
-                chunk = os.read(self.process.stdout.fileno(), 1 << 16)
-                if not chunk:
-                    self._died()
-                self._pending += chunk
-        line, _, self._pending = self._pending.partition(b"\n")
+        parts = [self._pending]
+        while b"\n" not in parts[-1]:
+            try:
+                chunk = self.channel.receive(max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                self._fail(f"{self._what} did not answer within {timeout_s:g} s and was ended")
+            except DeviceError:
+                self._abandon()
+                raise
+            if not chunk:
+                self._died()
+            parts.append(chunk)
+        line, _, self._pending = b"".join(parts).partition(b"\n")
         return line
 
     def _died(self) -> NoReturn:
         try:
-            code = self.process.wait(EXIT_GRACE_S)
-        except subprocess.TimeoutExpired:
-            self._fail(f"{self._what} closed its output but did not end")
-        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+            how = _describe(self.channel.wait(EXIT_GRACE_S))
+        except TimeoutError:
+            how = "closed its output but did not end"
+        except DeviceError:
+            self._abandon()
+            raise
         self._fail(f"{self._what} {how}")
 
     def _fail(self, message: str) -> NoReturn:
-        kill_group(self.process)
-        text = message + self._tail()
-        self.close()
-        raise DeviceError(text)
+        self._abandon()
+        raise DeviceError(message + self._tail())
+
+    def _abandon(self) -> None:
+        self._closed = True
+        self.channel.close()
 
     def _tail(self) -> str:
-        # pread: the child shares the file's position, which must not move under it.
-        number = self._stderr.fileno()
-        start = max(0, os.fstat(number).st_size - TAIL_BYTES)
-        lines = os.pread(number, TAIL_BYTES, start).decode(errors="replace").splitlines()
+        lines = self.channel.last_words()[-TAIL_BYTES:].decode(errors="replace").splitlines()
         shown = [line for line in lines if line.strip()][-TAIL_LINES:]
         return "\nIts last words:\n  " + "\n  ".join(shown) if shown else ""
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process started in its own group, with its children, and reap it."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _describe(code: int) -> str:
+    # A shell says 128 + n of a process that signal n killed; a program may end with that code itself.
+    if code < 0:
+        return f"was killed by {_signal_name(-code)}"
+    return f"ended with exit code {code}" + (f", as after {_signal_name(code - 128)}" if code > 128 else "")
 
 
 def _signal_name(number: int) -> str:

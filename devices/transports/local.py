@@ -16,8 +16,9 @@ from typing import IO
 from compiler.device import Completed, Device
 from compiler.errors import DeviceError
 from compiler.records import DeviceState
+from devices.channel import ProcessChannel, kill_group
 from devices.content import content_address
-from devices.line_session import LineSession, kill_group, start_session
+from devices.line_session import LineSession, start_session
 from devices.linux import read_processor, read_state
 
 # `env` would take a program whose path holds "=" for one more variable, so it starts sh, which
@@ -125,10 +126,20 @@ class LocalDevice:
             with _on_cpus(affinity):
                 return _spawn(_with_env(command, env), subprocess.PIPE, stderr)
 
-        session = start_session(spawn, f"the runner {' '.join(command)!r}")
+        channel = ProcessChannel(spawn)
+        session = start_session(channel, f"the runner {' '.join(command)!r}")
         if hasattr(os, "sched_getaffinity"):
-            session.ready["affinity"] = sorted(os.sched_getaffinity(session.process.pid))
+            session.ready["affinity"] = sorted(os.sched_getaffinity(channel.process.pid))
         return session
+
+    def clean(self) -> int:
+        """Remove what was pushed and return how many bytes it held."""
+        if not self._cache.exists():
+            return 0
+        self._private_folder()
+        held = sum(path.lstat().st_size for path in self._cache.rglob("*") if path.is_file())
+        shutil.rmtree(self._cache)
+        return held
 
     def _private_folder(self) -> Path:
         try:

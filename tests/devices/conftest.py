@@ -13,6 +13,7 @@ from compiler.records import DeviceState, RunSpec
 from devices.benchmark import Candidate
 from devices.database import MeasurementDatabase
 from tests.devices.postgres import find_programs, serve
+from tests.standin_phone import running_adb_server, running_phone
 
 
 @dataclass
@@ -101,3 +102,26 @@ def postgres():
         pytest.skip("PostgreSQL's server is missing and we may not install it: apt-get install postgresql")
     with serve(programs) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def phone():
+    """A stand-in phone that lets any client in."""
+    with running_phone() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def adb_server(tmp_path_factory):
+    """An adb server on a private port."""
+    with running_adb_server(tmp_path_factory.mktemp("adb")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def ssh_server(tmp_path_factory):
+    """An SSH server on the loopback."""
+    from tests.ssh_board import ssh_board
+
+    with ssh_board(tmp_path_factory.mktemp("ssh")) as board:
+        yield board

@@ -114,7 +114,7 @@ def test_a_session_answers_and_closes(device) -> None:
     assert len(session.request({"do": "time", "iterations": 4})["wall_ns"]) == 4
     session.close()
     session.close()
-    assert session.process.returncode == 0
+    assert session.channel.process.returncode == 0
     with pytest.raises(DeviceError, match="was closed"):
         session.request({"do": "echo"})
 
@@ -154,7 +154,7 @@ def test_a_runner_that_fails_is_ended_with_its_last_words(device, arguments, pat
     session = start(device, *arguments)
     with pytest.raises(DeviceError, match=pattern):
         session.request({"do": "time", "iterations": 3}, timeout_s=0.5)
-    assert session.process.returncode is not None
+    assert session.channel.process.returncode is not None
 
 
 def test_open_device_finds_transports_and_lists_them() -> None:

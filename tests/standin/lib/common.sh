@@ -1,4 +1,5 @@
-# Sourced by board. Everything the kit builds lies under $D; nothing is installed on the machine.
+# Sourced by board and phone. Everything the kit builds lies under $D; nothing is installed on the machine
+# except, by `phone make` as root where there is no compiler, build-essential.
 set -euo pipefail
 KIT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 D=${XDG_CACHE_HOME:-$HOME/.cache}/standin
@@ -13,6 +14,16 @@ need_host() {   # need_host COMMAND... : refuse a machine that cannot make a boa
   local miss=""
   for c in "$@"; do command -v "$c" >/dev/null || miss="$miss $c"; done
   [ -z "$miss" ] || die "missing:$miss (apt-get install build-essential xz-utils util-linux)"
+}
+
+need_compiler() {   # need_compiler: as root, get one where there is none
+  local c miss=""
+  for c in g++ dpkg-source xz flock; do command -v $c >/dev/null || miss="$miss $c"; done
+  if [ -n "$miss" ] && [ "$(id -u)" = 0 ]; then
+    say "installing build-essential (missing:$miss)"
+    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends build-essential xz-utils util-linux; } >&2 || die "apt-get failed"
+  fi
+  need_host g++ dpkg-source xz flock
 }
 
 # A private apt: the machine's own Debian sources (release $SUITE only), amd64+arm64+source, empty dpkg status.

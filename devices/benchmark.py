@@ -78,7 +78,7 @@ def measure(
     with closing(OpenRunners(device, database, open_runners)) as runners:
         run = Run(runners, device, database, report, clock, retries)
         _run(list(new.values()), run, profile)
-    known |= {key: _finish(s, database, report) for key, s in new.items() if key not in run.aside}
+    known |= _finish({key: s for key, s in new.items() if key not in run.aside}, database, report)
     if run.aside:
         raise DeviceError(_set_aside(run.aside, len(new)))
     return [known[header.key] for header in headers]
@@ -167,10 +167,16 @@ def _set_aside(aside: Mapping[str, str], candidates: int) -> str:
     return "\n".join(aside.values()) + kept
 
 
-def _finish(series: Series, database: MeasurementDatabase, report: Report) -> Measurement:
-    assert series.row is not None
-    database.finish(series.row, series.conclude(RESAMPLES))
-    found = database.latest(id=series.row)
-    assert found is not None
-    report(Progress(series.candidate.label, "finished", len(found.rounds), found.statistics))
-    return found
+def _finish(
+    new: Mapping[str, Series], database: MeasurementDatabase, report: Report
+) -> dict[str, Measurement]:
+    """Record the verdicts on all series at once, so that a run which is cut off goes on as a whole."""
+    rows = {key: series.row for key, series in new.items() if series.row is not None}
+    database.finish_all({row: new[key].conclude(RESAMPLES) for key, row in rows.items()})
+    made = {}
+    for key, row in rows.items():
+        found = database.latest(id=row)
+        assert found is not None
+        made[key] = found
+        report(Progress(new[key].candidate.label, "finished", len(found.rounds), found.statistics))
+    return made

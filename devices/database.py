@@ -148,15 +148,14 @@ class MeasurementDatabase:
 
     def finish(self, measurement_id: int, conclusion: Conclusion) -> None:
         """Close a measurement with its verdict."""
-        row = {
-            "stable": conclusion.stable,
-            "throttled_rounds": [r.index for r in conclusion.rounds if r.throttled],
-            "noisy_rounds": [r.index for r in conclusion.rounds if r.noisy],
-            "statistics": asdict(conclusion.statistics),
-            "created_ns": time.time_ns(),
-        }
+        self.finish_all({measurement_id: conclusion})
+
+    def finish_all(self, conclusions: Mapping[int, Conclusion]) -> None:
+        """Close the measurements of one run with their verdicts: all of them, or none where it is cut off."""
         with self._writing() as connection:
-            connection.execute(finished.insert().values(measurement_id=measurement_id, **row))
+            for measurement_id, conclusion in conclusions.items():
+                row = {"measurement_id": measurement_id, **_verdict(conclusion)}
+                connection.execute(finished.insert().values(row))
 
     def unfinished(self, key: str) -> int | None:
         """Return the id of the latest measurement of a key that was begun and not finished."""
@@ -273,6 +272,16 @@ class MeasurementDatabase:
 def fingerprint_digest(fingerprint: Mapping[str, str]) -> str:
     """Return the digest of a device's fingerprint, 16 hexadecimal digits."""
     return _digest(dict(fingerprint))
+
+
+def _verdict(conclusion: Conclusion) -> dict[str, Any]:
+    return {
+        "stable": conclusion.stable,
+        "throttled_rounds": [r.index for r in conclusion.rounds if r.throttled],
+        "noisy_rounds": [r.index for r in conclusion.rounds if r.noisy],
+        "statistics": asdict(conclusion.statistics),
+        "created_ns": time.time_ns(),
+    }
 
 
 def _joined() -> sa.Select[Any]:

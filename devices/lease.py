@@ -37,6 +37,7 @@ from devices.discovery import default_cache
 POLL_S = (0.1, 2.0)  # between looks at a device in use, at first and in the end
 REMIND_S = 60.0
 COMMAND_LENGTH = 100
+NUMBER = "getprop ro.serialno 2>/dev/null; cat /etc/machine-id 2>/dev/null; true"
 
 Tell = Callable[[str], None]
 
@@ -86,10 +87,15 @@ def default_folder() -> Path:
 
 
 def identity(device: Device) -> str:
-    """Return what names a device; where it has no serial number, its name with its fingerprint."""
+    """Return what names a device by whatever way it is reached.
+
+    It is what the device says itself (`Identified`), or else the serial number of an Android system or
+    the machine's id of a Linux system, or else its name with its fingerprint.
+    """
     if isinstance(device, Identified):
         return device.identity()
-    return f"{device.name} {fingerprint_digest(device.fingerprint())}"
+    number = device.run(["sh", "-c", NUMBER]).stdout.split()
+    return " ".join(number) or f"{device.name} {fingerprint_digest(device.fingerprint())}"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ longer answers after a job failed. A device that answers is not blamed for a pro
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import replace
 
@@ -18,8 +19,6 @@ from devices.farm.limits import Limits
 from devices.farm.messages import Assignment, Done, Failed, Message, Opened, Ready
 from devices.farm.worker_process import LostWorkerError, StoppedError, WorkerProcess
 from devices.lease import Tell
-
-LEASE_S = 10.0**9  # the worker itself gives up waiting for a lease, and gives signs of life meanwhile
 
 
 class UnusableError(Exception):
@@ -104,7 +103,7 @@ class Keeper(threading.Thread):
     def _ask(self, entry: Entry) -> Message:
         worker = self._worker or self._restart()
         worker.send(entry.task)
-        return worker.receive(self._limits.seconds(entry.job.profile.protocol))
+        return worker.receive(self._limits.seconds(entry.job.profile.protocol), self._limits.silence_s)
 
     def _judge(self, entry: Entry, message: Message) -> None:
         if isinstance(message, Done):
@@ -124,7 +123,7 @@ class Keeper(threading.Thread):
         return found
 
     def _start(self) -> WorkerProcess:
-        self._worker = WorkerProcess(self._given, self._limits.silence_s, self._stop_all, self._told)
+        self._worker = WorkerProcess(self._given, self._stop_all, self._told)
         return self._worker
 
     def _restart(self) -> WorkerProcess:
@@ -145,7 +144,7 @@ class Keeper(threading.Thread):
 
     def _lease(self) -> None:
         assert self._worker is not None
-        message = self._worker.receive(LEASE_S)
+        message = self._worker.receive(math.inf, self._limits.silence_s)
         if not isinstance(message, Ready):
             raise UnusableError(_text(message))
 

@@ -13,6 +13,7 @@ from types import TracebackType
 
 from compiler.errors import DeviceError, UsageError
 from compiler.records import Measurement
+from devices import lease
 from devices.database import MeasurementDatabase
 from devices.discovery import open_device
 from devices.farm.board import Board
@@ -20,7 +21,6 @@ from devices.farm.job import DeviceReport, Job, Opener, Tell
 from devices.farm.keeper import Keeper
 from devices.farm.limits import Limits
 from devices.farm.messages import Assignment
-from devices.lease import default_folder
 
 LOOK_S = 0.1
 BEATS = 8  # in the time after which silence means the end
@@ -54,7 +54,7 @@ class ProcessFarm:
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._futures: set[Future[Measurement]] = set()
         beat_s = limits.silence_s / BEATS
-        shared = (str(database), cache, default_folder(), wait_s, beat_s, tuple(sys.argv))
+        shared = (str(database), cache, lease.default_folder(), wait_s, beat_s, tuple(sys.argv))
         self._keepers = [
             Keeper(
                 Assignment(device, opener, *shared),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import subprocess
 import sys
@@ -37,9 +38,9 @@ class StoppedError(Exception):
 class WorkerProcess:
     """One running worker."""
 
-    def __init__(self, given: Assignment, silence_s: float, stop: threading.Event, tell: Tell) -> None:
+    def __init__(self, given: Assignment, stop: threading.Event, tell: Tell) -> None:
         """Start the process; `stop` ends all waiting for it."""
-        self._silence_s, self._stop, self._tell = silence_s, stop, tell
+        self._stop, self._tell = stop, tell
         self._words = tempfile.TemporaryFile()  # noqa: SIM115  (`close` closes it)
         self._connection, theirs = multiprocessing.Pipe()
         with theirs:
@@ -64,10 +65,11 @@ class WorkerProcess:
         with suppress(OSError):
             self._connection.send(message)
 
-    def receive(self, seconds: float) -> Message:
+    def receive(self, seconds: float, silence_s: float = math.inf) -> Message:
         """Return what the worker answers within so many seconds, and tell its progress meanwhile.
 
-        Raises LostWorkerError, and StoppedError where the farm is being closed.
+        Raises LostWorkerError, after `silence_s` without a sign of life too, and StoppedError where the
+        farm is being closed.
         """
         deadline, heard = time.monotonic() + seconds, time.monotonic()
         while True:
@@ -83,8 +85,8 @@ class WorkerProcess:
             now = time.monotonic()
             if now > deadline:
                 self._lose(f"did not finish within {seconds:g} s and was ended")
-            if now - heard > self._silence_s:
-                self._lose(f"gave no sign of life for {self._silence_s:g} s and was ended", silent=True)
+            if now - heard > silence_s:
+                self._lose(f"gave no sign of life for {silence_s:g} s and was ended", silent=True)
 
     def close(self, grace_s: float = GRACE_S) -> None:
         """End the process; safe to call twice."""

@@ -11,6 +11,7 @@ import typer
 from compiler.errors import UsageError
 from edgewright.cli import options, show, show_average, show_calibration, show_tuning
 from edgewright.cli.doctor_command import doctor_command
+from edgewright.cli.farm import farm_command
 from edgewright.cli.output import emit_json, working
 from edgewright.cli.profiles_commands import profiles_app
 
@@ -160,6 +161,9 @@ def profile_command(
     document = measurement_document(measurement, str(built.manifest["model"]), name, tuned(built))
     document |= tuned_kernels(built)
     emit_json(document) if as_json else show.measurement(document)
+
+
+app.command("farm")(farm_command)
 
 
 @app.command("calibrate")

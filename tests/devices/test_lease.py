@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from compiler.device import Completed
 from compiler.errors import DeviceError
 from devices.database import MeasurementDatabase
 from devices.lease import identity, lease
@@ -182,10 +183,20 @@ def test_the_local_device_is_one_for_all_of_the_host(tmp_path: Path) -> None:
     one, other = LocalDevice(tmp_path / "a"), LocalDevice(tmp_path / "b")
     assert identity(one) == identity(other) and identity(one).startswith("host ")
 
-    class Nameless:
+
+def test_a_device_that_tells_no_identity_is_asked_for_its_number() -> None:
+    class Reached:
         name = "x"
+
+        def __init__(self, number: str) -> None:
+            self.number = number
+
+        def run(self, command):
+            assert command[:2] == ["sh", "-c"] and "ro.serialno" in command[2]
+            return Completed(0, self.number, "")
 
         def fingerprint(self):
             return {"machine": "m"}
 
-    assert identity(Nameless()).startswith("x ")
+    assert identity(Reached("STANDIN5555\n")) == "STANDIN5555"
+    assert identity(Reached("\n")).startswith("x ") and len(identity(Reached(""))) > 10

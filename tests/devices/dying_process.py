@@ -1,0 +1,70 @@
+"""Measures again and again in children of one process, each killed with signal 9 at the call it is told.
+
+One JSON document a line on stdin, `{"folder": path, "die_at": call or null}`, and one on stdout:
+`{"status": wait status, "calls": names}`. A call is a Python call into `devices/` or a return from one, by
+the main thread; the names are those of a run that was not killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import devices
+from devices.benchmark import measure
+from devices.database import MeasurementDatabase
+from devices.lease import lease
+from devices.transports.local import LocalDevice
+from tests.devices.measuring_process import PROFILE, candidates
+
+WATCHED = os.path.dirname(devices.__file__)
+
+
+def run(folder: Path, die_at: int | None) -> list[str]:
+    """Measure into a folder's database; die at a call, or return the names of all."""
+    calls: list[str] = []
+
+    def watch(frame, event, argument) -> None:
+        if event in ("call", "return") and frame.f_code.co_filename.startswith(WATCHED):
+            if len(calls) == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            calls.append(f"{frame.f_code.co_name} {event}")
+
+    sys.setprofile(watch)
+    try:
+        device = LocalDevice(folder / "cache")
+        with (
+            MeasurementDatabase(folder / "m.sqlite") as database,
+            lease(device, database, wait_s=0, folder=folder / "leases"),
+        ):
+            measure(candidates(folder / "log", 0.0), device, PROFILE, database)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def child(folder: Path, die_at: int | None) -> tuple[int, list[str]]:
+    """Run in a child of this process, for which all is imported already."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            (folder / "calls").write_text(json.dumps(run(folder, die_at)))
+            code = 0
+        finally:
+            os._exit(code)
+    status = os.waitpid(pid, 0)[1]
+    return status, json.loads((folder / "calls").read_text()) if status == 0 else []
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        asked = json.loads(line)
+        folder = Path(asked["folder"])
+        folder.mkdir(exist_ok=True)
+        status, calls = child(folder, asked["die_at"])
+        sys.stdout.write(json.dumps({"status": status, "calls": calls}) + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,101 @@
+"""kill -9 of the host's process at 20 points, from the first push to the last verdict: nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from devices.database import MeasurementDatabase
+
+SCRIPT = Path(__file__).with_name("dying_process.py")
+ROOT = Path(__file__).parents[2]
+SEED = 5
+EACH = 4
+# The calls with which a stage begins. It ends where the next begins.
+STAGES = {
+    "open": "open call",
+    "push": "push call",
+    "start": "start_session call",
+    "warm-up": "warm_up call",
+    "rounds": "run_round call",
+    "finish": "_finish call",
+}
+
+
+@pytest.fixture(scope="module")
+def measure():
+    """Measure in a child process that dies at a call; return its answer."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+    def ask(folder: Path, die_at: int | None = None) -> dict:
+        process.stdin.write(json.dumps({"folder": str(folder), "die_at": die_at}) + "\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    with process:
+        yield ask
+        process.stdin.close()
+
+
+def points(calls: list[str]) -> list[tuple[str, int]]:
+    """Draw EACH calls of every stage."""
+    begins = [0, *(calls.index(name) for name in list(STAGES.values())[1:])]
+    draw = random.Random(SEED)
+    spans = zip(STAGES, begins, [*begins[1:], len(calls)], strict=True)
+    return [(stage, call) for stage, a, b in spans for call in sorted(draw.sample(range(a, b), EACH))]
+
+
+def shape(value: object) -> object:
+    """Return a result's fields and types, without what differs from run to run."""
+    if isinstance(value, dict):
+        return {key: shape(each) for key, each in value.items()}
+    return [shape(each) for each in value[:1]] if isinstance(value, list | tuple) else type(value)
+
+
+def held(folder: Path) -> tuple[dict, tuple]:
+    if not (folder / "m.sqlite").exists():
+        return {}, ()
+    with MeasurementDatabase(folder / "m.sqlite") as database:
+        rounds = {row.id: database.rounds(row.id) for row in database._rows()}
+        return rounds, database.measurements()
+
+
+def kill_and_resume(measure: Callable, folder: Path, call: int) -> tuple:
+    """Kill at a call, measure again, and return the results; judge what the database holds on the way."""
+    died = measure(folder, call)
+    assert died["status"] == signal.SIGKILL
+    before, finished = held(folder)
+    assert len(finished) in (0, 2)  # the verdicts of a run come together
+    if finished:
+        return finished
+    assert measure(folder)["status"] == 0
+    after, results = held(folder)
+    assert before.keys() <= after.keys() and len(after) == 2 == len(results)
+    assert all(after[row][: len(rounds)] == rounds for row, rounds in before.items())
+    return results
+
+
+def test_twenty_kills_lose_no_round_and_make_none_twice(measure, tmp_path: Path) -> None:
+    whole = measure(tmp_path / "whole")
+    assert whole["status"] == 0
+    _, expected = held(tmp_path / "whole")
+    drawn = points(whole["calls"])
+    assert len(drawn) >= 20 and len({call for _, call in drawn}) == len(drawn)
+    for number, (stage, call) in enumerate(drawn):
+        results = kill_and_resume(measure, tmp_path / str(number), call)
+        where = f"killed in {stage} at call {call}"
+        assert {m.artifact_digest for m in results} == {"artifact-a", "artifact-b"}, where
+        assert [[r.index for r in m.rounds] for m in results] == [list(range(12))] * 2, where
+        assert [shape(asdict(m)) for m in results] == [shape(asdict(m)) for m in expected], where

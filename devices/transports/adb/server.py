@@ -114,6 +114,17 @@ def connect(address: str, port: int = PORT) -> str:
     return query(f"host:connect:{address}", port).strip()
 
 
+def reconnect(address: str, port: int = PORT) -> str:
+    """As `connect`, for a phone that was there before: the server keeps a lost one as offline."""
+    try:
+        query(f"host:disconnect:{address}", port)
+    except NoServer:
+        raise
+    except DeviceError:
+        pass  # it was forgotten meanwhile
+    return connect(address, port)
+
+
 def refusal(serial: str, state: str) -> str:
     """Return the sentence for a phone that is listed and cannot be used."""
     key = next((k for k in ADVICE if state.startswith(k)), "")

@@ -21,7 +21,7 @@ DATABASE := $(OUT)/measurements.db
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[executorch,litert,onnx,tvm,zoo,hf,dev]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[executorch,litert,onnx,tvm,android,ssh,zoo,hf,dev]'
 	$(PYTHON) -m venv $(OLDER)
 	$(OLDER)/bin/python -m pip install --quiet $(PIP_ARGS) 'tflite-runtime==2.14.0' 'numpy<2'
 	touch $@

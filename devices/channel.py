@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Protocol
 
-TAIL_BYTES = 8192
+STDERR_BYTES = 1 << 20
 READ_BYTES = 1 << 16
 
 Spawn = Callable[[IO[bytes]], "subprocess.Popen[bytes]"]
@@ -45,7 +45,7 @@ class Channel(Protocol):
         ...
 
     def last_words(self) -> bytes:
-        """Return the end of what came on stderr so far, also after `close`."""
+        """Return the last `STDERR_BYTES` of what came on stderr so far, also after `close`."""
         ...
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ class ProcessChannel:
             return self._words
         # pread: the child shares the file's position, which must not move under it.
         number = self._stderr.fileno()
-        return os.pread(number, TAIL_BYTES, max(0, os.fstat(number).st_size - TAIL_BYTES))
+        return os.pread(number, STDERR_BYTES, max(0, os.fstat(number).st_size - STDERR_BYTES))
 
     def close(self) -> None:
         """Kill the group, reap the process and free its streams."""

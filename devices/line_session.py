@@ -19,6 +19,7 @@ from devices.line_check import take_check
 READY_TIMEOUT_S = 600.0
 EXIT_GRACE_S = 2.0
 TAIL_LINES = 12
+TAIL_BYTES = 8192
 
 
 def start_session(
@@ -155,7 +156,7 @@ class LineSession:
         self.channel.close()
 
     def _tail(self) -> str:
-        lines = self.channel.last_words().decode(errors="replace").splitlines()
+        lines = self.channel.last_words()[-TAIL_BYTES:].decode(errors="replace").splitlines()
         shown = [line for line in lines if line.strip()][-TAIL_LINES:]
         return "\nIts last words:\n  " + "\n  ".join(shown) if shown else ""
 

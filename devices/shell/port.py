@@ -7,14 +7,11 @@ from typing import IO, Protocol
 
 from devices.channel import Channel
 
-STDERR_BYTES = 1 << 20
-
 
 class Shell(Protocol):
     """A shell on a device. Each method raises DeviceError when the device is lost or refuses.
 
     A channel's `close` hangs up; that the process is gone is `ShellDevice`'s to see to.
-    `last_words` gives all of stderr, up to its last `STDERR_BYTES`.
     """
 
     name: str

@@ -12,6 +12,7 @@ from compiler.device import BenchmarkProtocol, DeviceProfile
 from compiler.records import DeviceState, RunSpec
 from devices.benchmark import Candidate
 from devices.database import MeasurementDatabase
+from tests.standin_phone import running_adb_server, running_phone
 
 
 @dataclass
@@ -90,3 +91,26 @@ def profile():
 def database(tmp_path: Path):
     with MeasurementDatabase(tmp_path / "measurements.sqlite") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def phone():
+    """A stand-in phone that lets any client in."""
+    with running_phone("--wipe") as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def adb_server(tmp_path_factory):
+    """An adb server on a private port."""
+    with running_adb_server(tmp_path_factory.mktemp("adb")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def ssh_server(tmp_path_factory):
+    """An SSH server on the loopback."""
+    from tests.ssh_board import ssh_board
+
+    with ssh_board(tmp_path_factory.mktemp("ssh")) as board:
+        yield board

@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from typing import IO
 
 from compiler.errors import DeviceError
-from devices.channel import Channel
-from devices.shell.port import STDERR_BYTES
+from devices.channel import STDERR_BYTES, Channel
 from devices.transports.adb.stream import Bridge, Stream
 from devices.transports.adb.sync import receive_file, send_file
 

@@ -33,7 +33,7 @@ def main() -> int:
     say(ready)
     for number, line in enumerate(sys.stdin):
         request = json.loads(line)
-        asked[:] = [line.rstrip("\n")] if "check" in request else []
+        asked[:] = [line.rstrip("\n")] if request.pop("check", None) else []
         if request["do"] == "exit":
             return 0
         if arguments.log:

@@ -1,11 +1,8 @@
 """Faults on the genuine adbd of the stand-in phone: each ends in a clear DeviceError, and nothing is lost."""
 
-import fcntl
 import hashlib
 import os
-import platform
 import random
-import shutil
 import subprocess
 import sys
 import threading
@@ -22,8 +19,8 @@ from compiler.records import RunSpec
 from devices import open_device
 from devices.benchmark import Candidate, measure
 from devices.database import MeasurementDatabase
-from tests.arm.conftest import kept
-from tests.faults.standin import PHONE, StandIn
+from tests.faults.standin import StandIn
+from tests.standin_phone import made_phone
 
 pytestmark = pytest.mark.target
 
@@ -47,14 +44,7 @@ PATIENCE_S = 60
 @pytest.fixture(scope="session")
 def kit():
     """The folder of a kit whose phone is made."""
-    if not (shutil.which("apt-get") and platform.machine() == "x86_64"):
-        pytest.skip("apt-get on x86-64 is missing: the phone is made of Debian's packages")
-    folder = Path(os.environ.get("EDGEWRIGHT_STANDIN") or kept())
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".tests").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        subprocess.run([PHONE, "make", "--dir", folder], check=True)
-    return folder
+    return made_phone()
 
 
 @pytest.fixture

@@ -74,6 +74,6 @@ def test_without_our_checks_wrong_results_are_taken(adb_program, faulty, adb, tm
     monkeypatch.setattr(line_session, "take_check", lambda request, line: line)
     adb("start-server")
     bench = runs.Bench(faulty, adb, tmp_path)
-    monkeypatch.setattr(runs, "plan", lambda seed: ("server", "swap", {"swap": 0.3}, 12))
-    ends = [runs.run_seed(bench, seed).end for seed in range(12)]
+    monkeypatch.setattr(runs, "plan", lambda seed: ("server", "duplicate", {"duplicate": 0.1}, 10))
+    ends = [runs.run_seed(bench, seed).end for seed in range(8)]
     assert runs.WRONG in ends, ends

@@ -213,7 +213,9 @@ def _arguments():
         if name == "start":
             verb.add_argument("--secure", action="store_true", help="ask for a key")
             verb.add_argument("--key", action="append", default=[], metavar="FILE.pub", help="a trusted key")
-            verb.add_argument("--space", type=int, default=0, metavar="MIB", help="a small /data, forgotten at stop")
+            verb.add_argument(
+                "--space", type=int, default=0, metavar="MIB", help="a small /data, forgotten at stop"
+            )
             verb.add_argument("--cpu", default="cortex-a76", choices=sorted(fakecpu.CPUS))
         if name in ("start", "stop"):
             verb.add_argument(

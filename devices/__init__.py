@@ -3,6 +3,6 @@
 A device knows no target: it pushes files, starts a runner and reports its own state.
 """
 
-from devices.discovery import list_devices, open_device
+from devices.discovery import expand_spec, find_devices, list_devices, open_device
 
-__all__ = ["list_devices", "open_device"]
+__all__ = ["expand_spec", "find_devices", "list_devices", "open_device"]

@@ -6,6 +6,8 @@ the rest is the transport's own business. Adding a transport edits nothing here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -22,7 +24,12 @@ def default_cache() -> Path:
 
 
 class Transport(Protocol):
-    """A way to reach devices."""
+    """A way to reach devices.
+
+    It may also have `find(environment) -> tuple[Found, ...]`, where what it finds depends on the
+    environment or may be there and not usable, and `expand(address, environment) -> str`, where the
+    environment says what an address leaves open. The command line alone passes the environment.
+    """
 
     def open(self, address: str, cache: Path) -> Device:
         """Return the device at an address ("" for the only one); DeviceError where there is none."""
@@ -31,6 +38,14 @@ class Transport(Protocol):
     def devices(self) -> tuple[str, ...]:
         """Return the specs of the devices that can be reached now, as `open_device` takes them."""
         ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """A device that was found: how it is opened, and what keeps it from being used ("" for nothing)."""
+
+    spec: str
+    problem: str = ""
 
 
 def list_transports() -> tuple[str, ...]:
@@ -56,6 +71,26 @@ def open_device(spec: str, cache: Path | None = None) -> Device:
 def list_devices() -> tuple[str, ...]:
     """Return the specs of all devices that can be reached now."""
     return tuple(spec for name in list_transports() for spec in _transport(name).devices())
+
+
+def find_devices(environment: Mapping[str, str]) -> tuple[Found, ...]:
+    """Return all devices that can be seen now, those that cannot be used with the problem."""
+    return tuple(found for name in list_transports() for found in _find(_transport(name), environment))
+
+
+def expand_spec(spec: str, environment: Mapping[str, str]) -> str:
+    """Return a spec with what the environment says of it written out (`ANDROID_SERIAL` for `adb`)."""
+    name, _, address = spec.partition(":")
+    expand = getattr(_transport(name), "expand", None) if name in list_transports() else None
+    if expand is None:
+        return spec
+    return f"{name}:{expand(address, environment)}".rstrip(":")
+
+
+def _find(transport: Transport, environment: Mapping[str, str]) -> tuple[Found, ...]:
+    find = getattr(transport, "find", None)
+    found: tuple[Found, ...] = find(environment) if find else tuple(map(Found, transport.devices()))
+    return found
 
 
 def _transport(name: str) -> Transport:

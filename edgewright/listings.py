@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from devices import list_devices, open_device
+from compiler.errors import DeviceError
+from devices import find_devices, open_device
 from profiles import list_profiles, load_profile
 
 DEVICES_SCHEMA = "edgewright.devices/1"
+CLEANED_SCHEMA = "edgewright.devices.cleaned/1"
 DEVICE_SCHEMA = "edgewright.device/1"
 PROFILES_SCHEMA = "edgewright.profiles/1"
 PROFILE_SCHEMA = "edgewright.profile/1"
 
 
-def devices_document() -> dict[str, Any]:
-    """Return the devices that can be reached now."""
-    return {"schema": DEVICES_SCHEMA, "devices": [{"device": spec} for spec in list_devices()]}
+def devices_document(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the devices that can be seen now, with the problem of each that cannot be used."""
+    found = find_devices(environment or {})
+    return {
+        "schema": DEVICES_SCHEMA,
+        "devices": [{"device": f.spec} | ({"problem": f.problem} if f.problem else {}) for f in found],
+    }
+
+
+def cleaned_document(spec: str) -> dict[str, Any]:
+    """Remove what edgewright left on a device, its private folder and nothing else, and say how much."""
+    clean = getattr(open_device(spec), "clean", None)
+    if clean is None:
+        raise DeviceError(f"{spec} keeps nothing that could be cleaned")
+    return {"schema": CLEANED_SCHEMA, "device": spec, "freed_bytes": clean()}
 
 
 def device_document(spec: str) -> dict[str, Any]:
@@ -25,7 +40,7 @@ def device_document(spec: str) -> dict[str, Any]:
     state = asdict(device.state())
     return {
         "schema": DEVICE_SCHEMA,
-        "device": spec,
+        "device": device.name,
         "fingerprint": dict(device.fingerprint()),
         "state": {**state, "frequency_mhz": list(state["frequency_mhz"])},
     }

@@ -58,8 +58,8 @@ class Phone:
         """End it as a pulled cable or an empty battery would; its /data stays."""
         self._kit("stop", "--port", str(self.port))
 
-    def start(self) -> None:
-        said = self._kit("start", "--port", str(self.port), *self.options)
+    def start(self, *more: str) -> None:
+        said = self._kit("start", "--port", str(self.port), *self.options, *more)
         self.port = json.loads(said)["port"]
 
     def wipe(self) -> None:
@@ -74,9 +74,9 @@ class Phone:
 
 @contextmanager
 def running_phone(*options: str) -> Iterator[Phone]:
-    """Start a phone of its own and forget it afterwards."""
+    """Start an empty phone of its own and forget it afterwards."""
     phone = Phone(made_phone(), 0, options)
-    phone.start()
+    phone.start("--wipe")
     try:
         yield phone
     finally:

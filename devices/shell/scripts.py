@@ -54,15 +54,16 @@ def marked_script(script: str, mark: str) -> str:
 def kill_script(mark: str) -> str:
     """Return the script that kills every process with a mark, and those they start meanwhile.
 
-    It says how many are left.
+    A shell that has just begun has the mark in its command only. It says how many are left.
     """
+    other = f"{MARK}=[{mark[0]}]{mark[1:]}"  # matches the mark, and is not the mark: we do not find ourselves
     return f"""
-marked() {{ grep -l -F {MARK}={mark} /proc/[0-9]*/environ 2>/dev/null; }}
+marked() {{ grep -l -e {quoted(other)} /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null; }}
 turn=0
 while [ $turn -lt 20 ]; do
   found=$(marked)
   [ -n "$found" ] || break
-  for file in $found; do file=${{file#/proc/}}; kill -9 "${{file%/environ}}" 2>/dev/null; done
+  for file in $found; do file=${{file#/proc/}}; kill -9 "${{file%/*}}" 2>/dev/null; done
   turn=$((turn + 1))
   [ $turn -lt 3 ] || sleep 0.1 2>/dev/null || sleep 1
 done

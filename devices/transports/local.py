@@ -127,6 +127,15 @@ class LocalDevice:
             session.ready["affinity"] = sorted(os.sched_getaffinity(channel.process.pid))
         return session
 
+    def clean(self) -> int:
+        """Remove what was pushed and return how many bytes it held."""
+        if not self._cache.exists():
+            return 0
+        self._private_folder()
+        held = sum(path.lstat().st_size for path in self._cache.rglob("*") if path.is_file())
+        shutil.rmtree(self._cache)
+        return held
+
     def _private_folder(self) -> Path:
         try:
             self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)

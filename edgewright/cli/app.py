@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from compiler.errors import UsageError
 from edgewright.cli import options, show, show_average, show_calibration, show_tuning
 from edgewright.cli.output import emit_json, working
 
@@ -318,13 +320,28 @@ def explain_command(
 
 @app.command("devices")
 def devices_command(
-    device: Annotated[str | None, typer.Argument(metavar="DEVICE", help="Show one device.")] = None,
+    device: Annotated[
+        str | None, typer.Argument(metavar="DEVICE", help="Show one device; or `clean`, then which.")
+    ] = None,
+    cleaned: Annotated[
+        str | None, typer.Argument(metavar="CLEANED", help="With `clean`: the device, local by default.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the devices that can be reached, or show one."""
-    from edgewright.listings import device_document, devices_document
+    """List the devices that can be reached, show one, or `clean` one of what edgewright left there."""
+    from devices import expand_spec
+    from edgewright.listings import cleaned_document, device_document, devices_document
 
-    document = devices_document() if device is None else device_document(device)
+    if device == "clean":
+        document = cleaned_document(expand_spec(cleaned or "local", os.environ))
+    elif cleaned is not None:
+        raise UsageError(
+            f"`devices` takes one device, or `clean` and a device, not {device!r} and {cleaned!r}"
+        )
+    elif device is None:
+        document = devices_document(os.environ)
+    else:
+        document = device_document(expand_spec(device, os.environ))
     emit_json(document) if as_json else show.devices(document)
 
 

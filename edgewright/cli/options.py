@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
+
+def expand_device(spec: str | None) -> str | None:
+    """Write out what the environment says of a device: ANDROID_SERIAL, ANDROID_ADB_SERVER_PORT."""
+    from devices import expand_spec
+
+    return None if spec is None else expand_spec(spec, os.environ)
+
+
 Model = Annotated[
     str,
     typer.Argument(
@@ -91,11 +99,14 @@ PricingDevice = Annotated[
     str | None,
     typer.Option(
         "--device",
+        callback=expand_device,
         help="Price merges by what `calibrate` measured on this device, and take the schedules that `tune` "
         "found there; the roofline prior and default schedules without.",
     ),
 ]
-Device = Annotated[str, typer.Option(help="local, or a device from `edgewright devices`.")]
+Device = Annotated[
+    str, typer.Option(callback=expand_device, help="local, or a device from `edgewright devices`.")
+]
 
 
 def read_inputs(texts: list[str] | None) -> list[InputSpec]:

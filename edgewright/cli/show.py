@@ -142,7 +142,11 @@ def _says(row: Mapping[str, Any]) -> str:
 def devices(document: Mapping[str, Any]) -> None:
     """Show the list of devices, or one device."""
     if "devices" in document:
-        emit_table("devices that can be reached", ("device",), [(d["device"],) for d in document["devices"]])
+        rows = [(d["device"], d.get("problem", "")) for d in document["devices"]]
+        emit_table("devices that can be seen", ("device", "problem"), rows)
+        return
+    if "freed_bytes" in document:
+        emit_table(str(document["device"]), ("", ""), [("freed", f"{document['freed_bytes'] / 1e6:.1f} MB")])
         return
     emit_table(
         str(document["device"]), ("", ""), [*_flat(document["fingerprint"]), *_flat(document["state"])]

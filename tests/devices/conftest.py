@@ -96,7 +96,7 @@ def database(tmp_path: Path):
 @pytest.fixture(scope="session")
 def phone():
     """A stand-in phone that lets any client in."""
-    with running_phone("--wipe") as started:
+    with running_phone() as started:
         yield started
 
 

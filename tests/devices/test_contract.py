@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -109,9 +110,10 @@ def test_much_output_on_both_streams_does_not_stop_a_command(device) -> None:
 
 
 def test_a_command_that_takes_too_long_is_ended_with_its_children(device) -> None:
+    long = f"sleep 9{uuid.uuid4().int % 10**12}"
     with pytest.raises(DeviceError, match=r"did not end within 0\.5 s"):
-        device.run(["sh", "-c", "trap '' HUP; (trap '' HUP; sleep 9876) & sleep 9876"], timeout_s=0.5)
-    assert marked(device, "sleep 9876") == []
+        device.run(["sh", "-c", f"trap '' HUP; (trap '' HUP; {long}) & {long}"], timeout_s=0.5)
+    assert marked(device, long) == []
 
 
 def test_a_missing_file_cannot_be_pulled(device, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from devices.transports.adb.server import (
     ServerBridge,
     connect,
     list_phones,
+    problem,
     reconnect,
-    refusal,
 )
 from devices.transports.adb.shell import AdbShell
 from devices.transports.adb.usb import UsbPipe
@@ -77,7 +77,7 @@ def _through_server(address: Address) -> Bridge:
     if address.serial not in known:
         raise DeviceError(f"there is no phone {address.serial!r}; the adb server knows: {_names(phones)}")
     if known[address.serial] != "device":
-        raise DeviceError(refusal(address.serial, known[address.serial]))
+        raise DeviceError(f"the phone {address.serial!r} is {problem(known[address.serial])}")
     return ServerBridge(address.serial, address.port)
 
 
@@ -89,7 +89,7 @@ def _only(phones: tuple[Listed, ...], port: int) -> Bridge:
             f"there are several phones, name one: {_names(phones)} (as adb:SERIAL, or in ANDROID_SERIAL)"
         )
     if phones[0].state != "device":
-        raise DeviceError(refusal(phones[0].serial, phones[0].state))
+        raise DeviceError(f"the phone {phones[0].serial!r} is {problem(phones[0].state)}")
     return ServerBridge(phones[0].serial, port)
 
 

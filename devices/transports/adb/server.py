@@ -127,11 +127,12 @@ def reconnect(address: str, port: int = PORT) -> str:
     return connect(address, port)
 
 
-def refusal(serial: str, state: str) -> str:
-    """Return the sentence for a phone that is listed and cannot be used."""
-    key = next((k for k in ADVICE if state.startswith(k)), "")
-    advice = ADVICE.get(key, "see `adb devices`")
-    return f"the phone {serial!r} is {state}: {advice}"
+def problem(state: str) -> str:
+    """Return what keeps a phone in this state from being used and what to do, "" for nothing."""
+    if state == "device":
+        return ""
+    advice = next((ADVICE[key] for key in ADVICE if state.startswith(key)), "see `adb devices`")
+    return f"{state}: {advice}"
 
 
 def query(request: str, port: int) -> str:

@@ -90,7 +90,7 @@ class ShellDevice:
         mark = scripts.new_mark()
         script = scripts.run_script(command, env or {}, mark)
         try:
-            done = self._execute(script, timeout_s)
+            done = self._execute(script, timeout_s, mark)
         except TimeoutError as error:
             self._kill(mark)
             raise DeviceError(f"{command[0]!r} did not end within {timeout_s:g} s on {self.name}") from error
@@ -149,8 +149,10 @@ class ShellDevice:
         except TimeoutError as error:
             raise DeviceError(f"{self.name} did not answer within {timeout_s:g} s") from error
 
-    def _execute(self, script: str, timeout_s: float) -> Completed:
-        channel = self.shell.open(f"exec </dev/null\n{checked_script(script)}")
+    def _execute(self, script: str, timeout_s: float, mark: str = "") -> Completed:
+        checked = checked_script(script)
+        checked = scripts.marked_script(checked, mark) if mark else checked
+        channel = self.shell.open(f"exec </dev/null\n{checked}")
         try:
             _, printed = run_to_end(channel, timeout_s)
             stderr = _text(channel.last_words())

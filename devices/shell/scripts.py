@@ -46,6 +46,11 @@ def run_script(command: Sequence[str], env: Mapping[str, str], mark: str, cpus: 
     )
 
 
+def marked_script(script: str, mark: str) -> str:
+    """Return a script that runs another in a shell of its own, which carries a mark itself."""
+    return f"export {MARK}={mark}\nexec sh -c {quoted(script)}"
+
+
 def kill_script(mark: str) -> str:
     """Return the script that kills every process with a mark, and those they start meanwhile.
 

@@ -126,13 +126,15 @@ rm -rf "$root" """
 
     def _look(self, address: str, name: str, size: int) -> tuple[str, dict[int, int] | None]:
         """Return the folder's path, and the pieces there with their sizes, None when all is there."""
-        test = '[ -d "$there" ]' if size < 0 else f'[ -f "$there" ] && [ "$(wc -c <"$there")" -eq {size} ]'
+        test = (
+            '[ -d "$there" ]' if size < 0 else f'[ -f "$there" ] && [ "$(stat -c %s "$there")" -eq {size} ]'
+        )
         script = f"""{self._prepare()}
 printf '%s\\n' "$root"
 there="$root"/pushed/{address}/{quoted(name)}
 if {test}; then echo there; exit; fi
 mkdir -p "$root/partial/{address}" && cd "$root/partial/{address}" || exit 3
-for piece in [0-9]*; do case $piece in *[!0-9]*) ;; *) echo "$piece $(wc -c <"$piece")";; esac; done"""
+for piece in [0-9]*; do case $piece in *[!0-9]*) ;; *) stat -c "$piece %s" "$piece";; esac; done"""
         root, *lines = self._do(script, f"cannot push {name!r}").stdout.splitlines()
         if lines == ["there"]:
             return root, None
@@ -200,8 +202,9 @@ rm -rf "$PWD" """
 
 def _finish_folder(target: str, mode: int) -> str:
     folder = os.path.dirname(target)
-    return f"""mkdir tree
-tar -x -f 0 -C tree
+    return f"""rm -rf tree
+mkdir tree
+tar -x -f 0 -C tree || {{ rm -rf tree; exit 5; }}
 mkdir -p {quoted(folder)}
 [ -e {quoted(target)} ] || mv tree/content {quoted(target)}
 rm -rf "$PWD" """

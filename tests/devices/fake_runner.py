@@ -34,7 +34,7 @@ def main() -> int:
     number = -1
     for line in sys.stdin:
         request = json.loads(line)
-        asked[:] = [line.rstrip("\n")] if "check" in request else []
+        asked[:] = [line.rstrip("\n")] if request.pop("check", None) else []
         if request["do"] == "exit":
             return 0
         if request["do"] == "memory":  # asked beside the work: it counts for nothing here

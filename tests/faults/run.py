@@ -73,7 +73,7 @@ def plan(seed: int) -> tuple[str, str, dict[str, float], int]:
     random = Random(seed)
     way = WAYS[seed % 2]
     kind = [*KINDS, "mixed"][seed // 2 % (len(KINDS) + 1)]
-    chance = random.choice([0.01, 0.03, 0.1, 0.3])
+    chance = random.choice([0.003, 0.01, 0.03, 0.1])
     chances = {kind: chance} if kind in KINDS else dict.fromkeys(KINDS, chance / 4)
     return way, kind, chances, random.choice([0, 1, 2, 5, 10, 20])
 

@@ -17,7 +17,15 @@ from devices.transports.adb.address import Address
 from devices.transports.adb.direct import DirectBridge, tcp_pipe
 from devices.transports.adb.greeting import greet
 from devices.transports.adb.keys import Key, android_key, default_folder, load_keys
-from devices.transports.adb.server import Listed, NoServer, ServerBridge, connect, list_phones, problem
+from devices.transports.adb.server import (
+    Listed,
+    NoServer,
+    ServerBridge,
+    connect,
+    list_phones,
+    problem,
+    reconnect,
+)
 from devices.transports.adb.shell import AdbShell
 from devices.transports.adb.usb import UsbPipe
 
@@ -59,7 +67,8 @@ def _through_server(address: Address) -> Bridge:
         return _only(phones, address.port)
     known = {phone.serial: phone.state for phone in phones}
     if known.get(address.serial) != "device" and address.endpoint:
-        said = connect(address.serial, address.port)
+        join = reconnect if known.get(address.serial) == "offline" else connect
+        said = join(address.serial, address.port)
         known = {phone.serial: phone.state for phone in list_phones(address.port)}
         if address.serial not in known:
             if address.way == "auto":

@@ -46,9 +46,9 @@ class DaemonConnection:
             self.wait(lambda: stream.open or stream.ended, timeout_s)
         except TimeoutError as error:
             stream.close()
-            raise DeviceError(f"{self.name} did not open {service[:60]!r} within {timeout_s:g} s") from error
+            raise DeviceError(f"{self.name} did not open {_named(service)} within {timeout_s:g} s") from error
         if not stream.open:
-            raise DeviceError(f"{self.name} refuses the service {service[:60]!r}")
+            raise DeviceError(f"{self.name} refuses {_named(service)}")
         return stream
 
     def write(self, packet: Packet) -> None:
@@ -108,6 +108,11 @@ class DaemonConnection:
                 self.lost = reason
             self.changed.notify_all()
         self._pipe.close()
+
+
+def _named(service: str) -> str:
+    # Of a script its kind alone: it begins with our own check, which says nothing.
+    return f"the service {service.partition(':')[0]!r}"
 
 
 class DaemonStream:

@@ -8,6 +8,8 @@ next request opens a service there. One connection each service; the server is n
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from compiler.errors import DeviceError
@@ -114,6 +116,17 @@ def connect(address: str, port: int = PORT) -> str:
     return query(f"host:connect:{address}", port).strip()
 
 
+def reconnect(address: str, port: int = PORT) -> str:
+    """As `connect`, for a phone that was there before: the server keeps a lost one as offline."""
+    try:
+        query(f"host:disconnect:{address}", port)
+    except NoServer:
+        raise
+    except DeviceError:
+        pass  # it was forgotten meanwhile
+    return connect(address, port)
+
+
 def problem(state: str) -> str:
     """Return what keeps a phone in this state from being used and what to do, "" for nothing."""
     if state == "device":
@@ -124,12 +137,11 @@ def problem(state: str) -> str:
 
 def query(request: str, port: int) -> str:
     """Return the server's answer to a request that has one."""
+    who = "the adb server"
     with _connect(port) as connection:
-        _request(connection, request, REQUEST_S, "the adb server")
-        try:
+        _request(connection, request, REQUEST_S, who)
+        with _answering(request, who, REQUEST_S):
             return _text(connection)
-        except (OSError, EOFError, ValueError) as error:
-            raise DeviceError(f"the adb server was lost at {_short(request)}: {error}") from error
 
 
 def _connect(port: int) -> socket.socket:
@@ -145,18 +157,25 @@ def _request(connection: socket.socket, request: str, timeout_s: float, who: str
     """Send one request and take its OKAY; DeviceError with what the server says otherwise."""
     data = request.encode(errors="surrogateescape")
     connection.settimeout(timeout_s)
-    try:
+    with _answering(request, who, timeout_s):
         connection.sendall(b"%04x" % len(data) + data)
         status = _exact(connection, 4)
         message = "" if status == b"OKAY" else _text(connection)
+    if status != b"OKAY":
+        raise DeviceError(f"{who} refuses {_short(request)}: {_advise(message)}")
+
+
+@contextmanager
+def _answering(request: str, who: str, timeout_s: float) -> Iterator[None]:
+    """Turn what can go wrong with an answer into DeviceError."""
+    try:
+        yield
     except TimeoutError as error:
         raise DeviceError(
             f"{who} did not answer {_short(request)} within {timeout_s:g} s; is the phone still there?"
         ) from error
     except (OSError, EOFError, ValueError) as error:
         raise DeviceError(f"{who} was lost at {_short(request)}: {error}") from error
-    if status != b"OKAY":
-        raise DeviceError(f"{who} refuses {_short(request)}: {_advise(message)}")
 
 
 def _advise(message: str) -> str:
@@ -179,4 +198,6 @@ def _exact(connection: socket.socket, count: int) -> bytes:
 
 
 def _short(request: str) -> str:
-    return repr(request if len(request) <= 60 else request[:57] + "...")
+    # Of a script its kind alone: it begins with our own check, which says nothing.
+    kind, _, script = request.partition(":") if request.startswith("shell,") else (request, "", "")
+    return "a command" if script else repr(kind if len(kind) <= 60 else kind[:57] + "...")

@@ -126,4 +126,6 @@ class ShellChannel:
         elif kind == EXIT and len(data) == 1:
             self._exit = data[0]
         else:
-            raise DeviceError(f"{self._name} breaks the shell protocol: it says {kind} with {len(data)} bytes")
+            raise DeviceError(
+                f"{self._name} breaks the shell protocol: it says {kind} with {len(data)} bytes"
+            )

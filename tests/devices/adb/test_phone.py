@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from compiler.errors import DeviceError
+from devices.line_check import add_check
 from devices.transports.adb.address import parse_address
 from devices.transports.adb.choice import open_phone
 from devices.transports.adb.direct import DirectBridge, tcp_pipe
@@ -91,7 +92,8 @@ def test_a_phone_that_dies_during_a_command_is_lost_at_once_and_can_come_back(mo
 def test_a_phone_that_dies_during_a_request_is_lost(mortal, way, request, tmp_path: Path) -> None:
     device = open_by(way, mortal, request)
     runner = tmp_path / "runner"
-    runner.write_text('#!/bin/sh\necho \'{"event": "ready"}\'\nread line\nsleep 600\n')
+    ready = add_check(b"", b'{"event": "ready"}').decode()
+    runner.write_text(f"#!/bin/sh\necho '{ready}'\nread line\nsleep 600\n")
     runner.chmod(0o755)
     session = device.start([device.push(runner)], {}, ())
     threading.Timer(1.0, mortal.kill).start()

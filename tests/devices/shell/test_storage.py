@@ -137,6 +137,7 @@ def test_without_sha256sum_the_size_is_compared(shell, source, tmp_path: Path) -
         "mv",
         "rm",
         "tar",
+        "cksum",
         "dirname",
         "printf",
         "test",

@@ -43,7 +43,7 @@ def start(given):
     _adbd_properties(run, number, given.secure, answers.props(given.cpu, port))
     sys.stdout.flush()
     try:
-        pid = world.start(world.World(given.dir, run, number, given.cpu))
+        pid = world.start(world.World(given.dir, run, number, given.cpu, given.space))
     except OSError as error:
         die(f"{error} (log: {run}/log)")
     if not _answers(port):
@@ -213,6 +213,9 @@ def _arguments():
         if name == "start":
             verb.add_argument("--secure", action="store_true", help="ask for a key")
             verb.add_argument("--key", action="append", default=[], metavar="FILE.pub", help="a trusted key")
+            verb.add_argument(
+                "--space", type=int, default=0, metavar="MIB", help="a small /data, forgotten at stop"
+            )
             verb.add_argument("--cpu", default="cortex-a76", choices=sorted(fakecpu.CPUS))
         if name in ("start", "stop"):
             verb.add_argument(

@@ -29,12 +29,16 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class World:
-    """Where the kit lies and where this phone runs, its listening socket, and its processor."""
+    """Where the kit lies and where this phone runs, its listening socket, its processor, and its storage.
+
+    With `space`, in MiB, /data is as small as that and gone when the phone stops.
+    """
 
     kit: str
     run: str
     socket: int
     cpu: str
+    space: int = 0
 
 
 def start(world):
@@ -133,7 +137,10 @@ def _build(world):
     libc.prctl(PR_SET_NAME, b"init", 0, 0, 0)
     _bind(f"{world.kit}/board/root/usr", mnt + "/usr", readonly=True)
     _bind(f"{world.kit}/site", mnt + "/opt/site", readonly=True)
-    _bind(f"{world.run}/data", mnt + "/data")
+    if world.space:
+        _small(mnt + "/data", world.space)
+    else:
+        _bind(f"{world.run}/data", mnt + "/data")
     _bind(f"{world.run}/sys", mnt + "/sys", readonly=True)
     _bind(f"{world.run}/vendor", mnt + "/vendor/standin", readonly=True)
     _devices(mnt)
@@ -148,6 +155,12 @@ def _build(world):
     _check(libc.syscall(PIVOT_ROOT, b".", b"."), "pivot_root")
     _check(libc.umount2(b".", 2), "umount old root")
     os.chdir("/")
+
+
+def _small(data, mebibytes):
+    _mount("tmpfs", data, "tmpfs", NOSUID | NODEV, f"mode=0771,size={mebibytes}m")
+    for name in ("local/tmp", "misc/adb"):
+        os.makedirs(f"{data}/{name}")
 
 
 def _devices(mnt):

@@ -200,7 +200,12 @@ def fit(readings: Sequence[Reading], other: FittedModel | None = None) -> Fitted
 
 
 def _solve(
-    points: Floats, kinds: Sequence[str], group: NDArray[np.int64], target: Floats, spoken: Floats, shape: Shape
+    points: Floats,
+    kinds: Sequence[str],
+    group: NDArray[np.int64],
+    target: Floats,
+    spoken: Floats,
+    shape: Shape,
 ) -> dict[str, Any]:
     """Return the solution of the system, and for each group what leaving it out changes."""
     system = _similarity(points, kinds, points, kinds, shape)

@@ -99,9 +99,10 @@ def _interval(entry: Entry) -> str:
 def _labelled(merged: Merged, name: str, table: LatencyTable, figures: str) -> Merged:
     """Say in what was merged that the choice is not the kernels', whose prices the costs are not either."""
     graph, attempts = merged
-    verdict = f"taken as a whole program ({name}), faster in the {table.label} than what its kernels chose: "
-        f"{figures}"
+    verdict = f"taken as a whole program ({name}), faster in the {table.label} than what its kernels chose"
     return graph, tuple(
-        dataclasses.replace(a, reason=f"{a.reason}; {verdict}") if a.outcome is Outcome.MERGED else a
+        dataclasses.replace(a, reason=f"{a.reason}; {verdict}: {figures}")
+        if a.outcome is Outcome.MERGED
+        else a
         for a in attempts
     )

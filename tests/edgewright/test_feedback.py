@@ -52,7 +52,8 @@ class Fusing(Paper):
         found = super().lower(methods, profile, folder)
         graph = methods["forward"]
         behind = sum(
-            n.op == "aten.relu.default" and graph.producer(next(v for _, v in n.values())).op == "aten.conv2d.default"
+            n.op == "aten.relu.default"
+            and graph.producer(next(v for _, v in n.values())).op == "aten.conv2d.default"
             for n in graph.ops()
         )
         path = folder / "program.json"

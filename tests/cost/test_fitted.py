@@ -34,10 +34,11 @@ def relu(*shape):
 
 
 def law(kernel, speed=1.0) -> float:
-    """A machine: arithmetic and traffic each at their rate, and a launch; depthwise is slow for its arithmetic."""
+    """A machine: arithmetic and traffic at their rates, and a launch; depthwise and few channels are slow."""
     seen = features(kernel)
     macs, moved = (math.expm1(v) for v in (seen.values[1], max(seen.values[2], seen.values[4])))
-    rate = 1.0 if "depthwise" in seen.kind else 12.0
+    few = 1 + 30 / math.exp(seen.values[6])
+    rate = (1.0 if "depthwise" in seen.kind else 12.0) / few
     return speed * (macs / rate + moved / 4 + 500)
 
 
@@ -127,7 +128,7 @@ def test_few_readings_of_another_device_move_a_model_there(model, unseen) -> Non
         return float(np.median([abs(p.median / t - 1) for p, t in found if p is not None]))
 
     assert error(moved) < 0.12
-    assert error(moved) < error(alone) / 2
+    assert error(moved) < 0.75 * error(alone)
 
 
 def test_two_readings_are_the_least(model) -> None:

@@ -6,8 +6,8 @@ distributions, taking the option of the least mean loses, against knowing them,
     value = s φ(d / s) - d Φ(-d / s)     for the best option and its nearest rival
 
 with d the difference of their means and s the standard deviation of that difference: the expected value
-of perfect information (Raiffa and Schlaifer, 1961). Each kernel that is not measured takes the share of the
-value that its variance has in s². A kernel that decides nothing is worth nothing, however uncertain.
+of perfect information (Raiffa and Schlaifer, 1961). Each kernel takes the share of the value
+that its variance has in s². A kernel that decides nothing is worth nothing, however uncertain.
 Kinds of which nothing is known come first, one kernel of each: without it there is no mean to speak of.
 """
 
@@ -142,7 +142,7 @@ def _shares(choice: Choice, belief: Beliefs) -> Iterable[tuple[Kernel, float]]:
     for _, option in rivals:
         for kernel in set(option.kernels):
             held = belief(kernel)
-            if held is not None and not held.measured and variance > 0:
+            if held is not None and variance > 0:
                 often = option.kernels.count(kernel)
                 yield kernel, saved * often * held.error**2 / variance
 

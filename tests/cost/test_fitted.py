@@ -110,7 +110,13 @@ def test_leaving_out_without_a_second_fit_is_leaving_out() -> None:
         # The same shape and scaling: only then is it the same model.
         kept = [i for i in range(len(readings)) if i % 4 != left]
         system = np.linalg.inv(np.linalg.inv(whole.inverse)[np.ix_(kept, kept)])
+        column = whole.group[
+            left
+        ]  # what is taken off the weights is what the group had, and moves the others'
+        less = whole.weights - whole.without[:, column]
         target = np.array([math.log(r.entry.median / features(r.kernel).prior) for r in readings])
+        assert less[kept] == pytest.approx(system @ target[kept], abs=1e-8)
+        assert less[left::4] == pytest.approx(0, abs=1e-8)
         for i in range(left, len(readings), 4):
             seen = features(readings[i].kernel)
             said = float(whole._near([seen])[0][kept] @ system @ target[kept])

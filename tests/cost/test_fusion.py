@@ -71,6 +71,19 @@ def test_the_pairs_of_a_graph_are_a_call_and_what_reads_it_alone(graph) -> None:
     assert found == {CONV_RELU, POINTWISE_HARDSWISH, ("hardswish", "add"), ADD_RELU}
 
 
+def test_a_result_that_is_read_twice_is_no_pairs_first_call() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 3)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return torch.relu(y), torch.sigmoid(y)
+
+    assert pairs(through_passes(Twice().eval(), torch.randn(1, 8, 12, 12))) == ()
+
+
 def test_a_pair_is_a_program_and_reads_back_from_its_text(graph) -> None:
     for pair in pairs(graph):
         assert parse_composite(pair.text) == pair == read_kernel(pair.text)

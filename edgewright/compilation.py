@@ -41,6 +41,7 @@ from edgewright.attempts import attempt_documents, count_outcomes
 from edgewright.check import verify_artifact
 from edgewright.choosing import AUTO, choose
 from edgewright.compression import compress
+from edgewright.expected_latency import expected_latency
 from edgewright.explanation import operation_counts, placement_documents
 from edgewright.models.loaded import FrozenInputs
 from edgewright.models.tokens import load_methods
@@ -131,10 +132,10 @@ def compile(
 
     def attempt(name: str | None, folder: Path) -> Artifact:
         found, _ = resolve(chosen, name)
+        prices = table(found.name) if callable(table) else table
         recipe = Recipe(
-            equip(found) if equip else found, chosen, decisions, calibration, max_fallback, max_bytes
+            equip(found) if equip else found, chosen, decisions, calibration, max_fallback, max_bytes, prices
         )
-        prices = table(recipe.target.name) if callable(table) else table
         return build_within(
             sources,
             max_bytes,
@@ -240,7 +241,7 @@ def _manifest(methods: Sequence[Method], recipe: Recipe, lowered: Lowered, folde
         "target": recipe.target.name,
         "profile": recipe.profile.name,
         "files": list(lowered.files),
-        "methods": [_method(m) for m in methods],
+        "methods": [_method(m, recipe.table) for m in methods],
         "plan_digest": recipe.plan.digest(),
         "plan": recipe.plan.text(),
         "profile_digest": recipe.profile.digest(),
@@ -252,7 +253,7 @@ def _manifest(methods: Sequence[Method], recipe: Recipe, lowered: Lowered, folde
     }
 
 
-def _method(method: Method) -> dict[str, Any]:
+def _method(method: Method, table: LatencyTable | None) -> dict[str, Any]:
     graph = method.graph
     return {
         "name": method.name,
@@ -262,6 +263,7 @@ def _method(method: Method) -> dict[str, Any]:
         "merges": count_outcomes(method.prepared.attempts),
         "placements": placement_documents(method.placements),
         "operations": operation_counts(method.stages[0].graph, graph),
+        "expected_latency": expected_latency(graph, table),
     }
 
 

@@ -88,7 +88,7 @@ def total_document(total: Total, unit: str) -> dict[str, Any]:
 
 
 def _bounds(entry: Mapping[str, float] | None, unit: str, prefix: str = "") -> dict[str, float | None]:
-    return {f"{prefix}{k}_{unit}": entry and entry[k] for k in ("median", "low", "high")}
+    return {f"{prefix}{k}_{unit}": None if entry is None else entry[k] for k in ("median", "low", "high")}
 
 
 def _fusions(found: Sequence[Fusion]) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ def _fusions(found: Sequence[Fusion]) -> list[dict[str, Any]]:
 
 
 def _choice(model: str, choice: Choice, belief: Beliefs, unit: str) -> dict[str, Any]:
-    options = []
+    options: list[dict[str, Any]] = []
     for option in choice.options:
         held = option_belief(option, belief)
         low, high = (None, None) if held is None else held.interval

@@ -58,7 +58,7 @@ class Accuracy:
 def hold_out(
     graphs: Mapping[str, Graph], needs: Mapping[str, Sequence[str]], table: LatencyTable
 ) -> tuple[HeldOut, ...]:
-    """Return each merged graph's measured latency beside its prediction; `needs` are the kernels each asked for."""
+    """Return each merged graph's measured latency beside its prediction; `needs` are the kernels of each."""
     found = []
     for name, graph in graphs.items():
         others = {text for other, texts in needs.items() if other != name for text in texts}

@@ -52,7 +52,7 @@ class Spending:
             return dict(missing)
         if self.budget.max_seconds is not None and self.clock() - self.begun >= self.budget.max_seconds:
             return {}
-        programs = {text: k for text, k in missing.items() if isinstance(k, WholeProgram)}
+        programs: dict[str, Kernel] = {text: k for text, k in missing.items() if isinstance(k, WholeProgram)}
         if programs:
             return programs
         left = RUN_KERNELS

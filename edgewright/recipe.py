@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from compiler.cost.latency_table import LatencyTable
 from compiler.cost.roofline import PRIOR, Roofline
 from compiler.device import DeviceProfile
 from compiler.errors import UsageError
@@ -18,7 +19,10 @@ from targets import get_target
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a build is for: the target, the device profile, the decisions and the limits."""
+    """What a build is for: the target, the device profile, the decisions and the limits.
+
+    `table` holds what the device was measured to take, where it was; the manifest's expectation is by it.
+    """
 
     target: Target
     profile: DeviceProfile
@@ -26,6 +30,7 @@ class Recipe:
     calibration: Sequence[tuple[Any, ...]] = ()
     max_fallback: int | None = None
     max_bytes: int | None = None
+    table: LatencyTable | None = None
 
     @property
     def prior(self) -> Roofline:

@@ -6,8 +6,8 @@ distributions, taking the option of the least mean loses, against knowing them,
     value = s φ(d / s) - d Φ(-d / s)     for the best option and its nearest rival
 
 with d the difference of their means and s the standard deviation of that difference: the expected value
-of perfect information (Raiffa and Schlaifer, 1961). Each kernel that is not measured takes the share of the
-value that its variance has in s². A kernel that decides nothing is worth nothing, however uncertain.
+of perfect information (Raiffa and Schlaifer, 1961). Each kernel takes the share of the value
+that its variance has in s². A kernel that decides nothing is worth nothing, however uncertain.
 Kinds of which nothing is known come first, one kernel of each: without it there is no mean to speak of.
 """
 
@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from scipy.stats import norm
 
 from compiler.cost.features import kind
-from compiler.cost.fitted import FittedModel
+from compiler.cost.fitted import PERCENT, FittedModel
 from compiler.cost.kernel import Kernel
 from compiler.cost.latency_table import LatencyTable
-from compiler.cost.total import PERCENT, Z
+from compiler.cost.total import MEASURED_PERCENT, Z
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,10 @@ class Option:
 
 @dataclass(frozen=True)
 class Choice:
-    """Options at one site of which a decision takes one; `method` says what is decided: merge, precision, width."""
+    """Options at one site of which a decision takes one; `method` says what it is of.
+
+    Methods are `merge`, `precision` and `width`.
+    """
 
     site: str
     method: str
@@ -45,7 +48,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Belief:
-    """What is held of a kernel's or an option's time: mean, standard deviation, and whether all was measured."""
+    """What is held of a kernel's or an option's time; `measured` where nothing of it is predicted."""
 
     mean: float
     error: float
@@ -76,9 +79,9 @@ def beliefs(table: LatencyTable, model: FittedModel | None) -> Beliefs:
 def _belief(kernel: Kernel, table: LatencyTable, model: FittedModel | None) -> Belief | None:
     entry = table.entry(kernel)
     if entry is not None:
-        return Belief(entry.median, (entry.high - entry.low) / (2 * Z[95]), True)
+        return Belief(entry.median, (entry.high - entry.low) / (2 * Z[MEASURED_PERCENT]), True)
     found = model.predict(kernel) if model is not None else None
-    return found and Belief(found.median, (found.high - found.low) / (2 * Z[PERCENT]), False)
+    return None if found is None else Belief(found.median, (found.high - found.low) / (2 * Z[PERCENT]), False)
 
 
 def option_belief(option: Option, belief: Beliefs) -> Belief | None:
@@ -93,7 +96,7 @@ def option_belief(option: Option, belief: Beliefs) -> Belief | None:
 
 
 def value(choice: Choice, belief: Beliefs) -> float:
-    """Return what perfect knowledge of a choice's times would be expected to save; 0 where some are unknown."""
+    """Return what knowing a choice's times is expected to save; 0 where fewer than two are estimated."""
     rivals = _rivals(choice, belief)
     return 0.0 if rivals is None else _saved(*rivals)
 
@@ -139,7 +142,7 @@ def _shares(choice: Choice, belief: Beliefs) -> Iterable[tuple[Kernel, float]]:
     for _, option in rivals:
         for kernel in set(option.kernels):
             held = belief(kernel)
-            if held is not None and not held.measured and variance > 0:
+            if held is not None and variance > 0:
                 often = option.kernels.count(kernel)
                 yield kernel, saved * often * held.error**2 / variance
 

@@ -4,9 +4,11 @@ The logarithm of a kernel's time over its price by a mean function (the roofline
 another device) is a Gaussian process over `features`:
 
     k(x, x') = offset² + slope² <x, x'>                                         all kinds together
-             + [same kind] (offset_k² + slope_k² <x, x'> + bend² exp(-|x - x'|² / 2 length²))
+             + [same kind] (offset_k² + slope_k² <x, x'> + bend² matern(|x - x'| / length))
 
 so that a kind with few readings borrows the slopes of all, and one with many bends where its times do.
+Matérn's function of order 3/2, `(1 + √3 d) exp(-√3 d)`, has kinks enough for runtimes, which change their
+code from one size to the next; the Gaussian bell was a third further off on published operators.
 It is one positive definite system of as many unknowns as there are readings. This was chosen over trees,
 which need thousands of readings where a calibration has hundreds, and which say nothing of how far off
 they may be; and over a library, which would be a dependency for thirty lines of linear algebra.
@@ -30,7 +32,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -38,14 +40,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from compiler.cost.features import NAMES, Features, features
+from compiler.cost.features import Features, features
 from compiler.cost.kernel import Kernel
 from compiler.cost.latency_table import Entry
 
 PERCENT = 90  # of predictions' intervals; a measured entry's is of 95
 OWN_KIND = 10  # readings of a kind that suffice for intervals of its own
 MOST_READINGS = 2500
-GRID = tuple(product((0.2, 0.5), (0.7, 1.5, 3.0), (0.03, 0.1)))  # bend, length, noise
+FEW = 40  # readings below which hyperparameters are not chosen by them
+GRID = tuple(product((0.3, 0.8), (1.0, 2.0, 4.0), (0.03, 0.08)))  # bend, length, noise
 
 Floats = NDArray[np.float64]
 
@@ -84,6 +87,11 @@ class Shape:
     slope: float = 0.3
     own_offset: float = 0.5
     own_slope: float = 0.1
+
+
+CAUTIOUS = Shape(bend=0.3, length=4.0, noise=0.08)
+# Against another device's model: its scale, and a little of everything else.
+MOVED = Shape(bend=0.1, length=4.0, noise=0.2, slope=0.1, own_offset=0.3, own_slope=0.03)
 
 
 @dataclass(frozen=True)
@@ -188,8 +196,9 @@ def fit(readings: Sequence[Reading], other: FittedModel | None = None) -> Fitted
     spoken = np.array([(r.entry.high - r.entry.low) / (4 * r.entry.median) for r, _, _ in usable])
     points = (raw - centre) / spread
     best: tuple[float, Shape, dict[str, Any]] | None = None
-    for bend, length, noise in GRID if len(usable) > len(NAMES) else GRID[-1:]:
-        shape = Shape(bend, length, noise)
+    few = CAUTIOUS if other is None else MOVED
+    shapes = [few] if len(usable) < FEW else [replace(few, bend=b, length=k, noise=n) for b, k, n in GRID]
+    for shape in shapes:
         solved = _solve(points, kinds, group, target, spoken, shape)
         score = float(np.mean(np.log(solved["errors"]) + (solved["residuals"] / solved["errors"]) ** 2 / 2))
         if best is None or score < best[0]:
@@ -200,7 +209,12 @@ def fit(readings: Sequence[Reading], other: FittedModel | None = None) -> Fitted
 
 
 def _solve(
-    points: Floats, kinds: Sequence[str], group: NDArray[np.int64], target: Floats, spoken: Floats, shape: Shape
+    points: Floats,
+    kinds: Sequence[str],
+    group: NDArray[np.int64],
+    target: Floats,
+    spoken: Floats,
+    shape: Shape,
 ) -> dict[str, Any]:
     """Return the solution of the system, and for each group what leaving it out changes."""
     system = _similarity(points, kinds, points, kinds, shape)
@@ -229,7 +243,8 @@ def _similarity(
     inner = left @ right.T
     squares = (left**2).sum(1)[:, None] + (right**2).sum(1)[None, :] - 2 * inner
     same = np.array(left_kinds, dtype=object)[:, None] == np.array(right_kinds, dtype=object)[None, :]
-    bent = shape.bend**2 * np.exp(-np.maximum(squares, 0) / (2 * shape.length**2))
+    distance = np.sqrt(3 * np.maximum(squares, 0)) / shape.length
+    bent = shape.bend**2 * (1 + distance) * np.exp(-distance)
     own = shape.own_offset**2 + shape.own_slope**2 * inner + bent
     found: Floats = shape.offset**2 + shape.slope**2 * inner + same * own
     return found

@@ -61,7 +61,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Fusion:
-    """A measured pair: what running it together saves, over the threshold's `min(T_A, T_B)`, and the verdict."""
+    """A measured pair: what running it together saves, as a share of the smaller call, and the verdict."""
 
     pair: Composite
     saved: Entry
@@ -120,7 +120,9 @@ def pair_of(graph: Graph, first: Node, second: Node) -> Composite:
             seen[value] = next(inputs)
         return seen[value]
 
-    data = [[v for _, v in n.values() if graph.producer(v).kind is not Kind.CONSTANT] for n in (first, second)]
+    data = [
+        [v for _, v in n.values() if graph.producer(v).kind is not Kind.CONSTANT] for n in (first, second)
+    ]
     reads = [
         tuple(map(place, data[0])),
         tuple(0 if v.node == first.name else place(v) for v in data[1]),
@@ -178,4 +180,3 @@ def fused_kinds(found: Iterable[Fusion]) -> Mapping[tuple[str, str], bool]:
         vote = {Verdict.FUSED: 1, Verdict.APART: -1, Verdict.UNCLEAR: 0}[one.verdict]
         votes[one.kinds] = votes.get(one.kinds, 0) + vote
     return {kinds: vote > 0 for kinds, vote in votes.items()}
-

@@ -41,13 +41,24 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """One form of a region: its operations, and the sum of their measured latencies, with 95% bounds."""
+
+    form: str
+    ops: tuple[str, ...]
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One region: `nodes` between `entry` and `root`, and the outcome.
 
     `form` is the algebraic form found. `node` is the one to blame for a refusal, `window` the operations
     around it. `priced_by` says what the price rests on; costs are in its unit. `residual` is the largest
     difference of the emitted form from the region on random input, relative, in float64; None where it
-    was not run.
+    was not run. `options` are the region as it stands and in its other forms, where all of them are measured.
     """
 
     site: str
@@ -64,6 +75,7 @@ class Attempt:
     priced_by: str = ""
     residual: float | None = None
     window: tuple[str, ...] = ()
+    options: tuple[Alternative, ...] = ()
 
 
 class Refusal(Exception):

@@ -2,8 +2,8 @@
 
 A merge that saves operations, arithmetic and bytes at once is made without asking. What is left is a
 choice: a region merged, factored, cut or split. Its candidates are the forms that the roofline prior does not
-put out of reach of the cheapest; a table that knows the kernels of all of them decides. `open_merges` are those
-choices themselves, which tell what a kernel's latency is worth.
+put out of reach of the cheapest; a table that knows the kernels of all of them decides. `open_merges` are
+those choices themselves, which tell what a kernel's latency is worth.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch
 
 from compiler.cost.counts import FREE, Counts, counts, node_counts
 from compiler.cost.kernel import Kernel, TensorSpec, kernel_call, kernel_counts, kernel_of
-from compiler.cost.latency_table import LatencyTable
+from compiler.cost.latency_table import Entry, LatencyTable
 from compiler.cost.roofline import Roofline
 from compiler.ir.dims import hint
 from compiler.ir.graph import Dim, Graph, Operand, TensorType
@@ -72,6 +72,17 @@ class Price:
         assert self.table is not None
         found = self.table.cost(kernel)
         return math.inf if found is None else found
+
+    def interval(self, kernels: Iterable[Kernel]) -> Entry | None:
+        """Return the measured latency of kernels together, None where one of them is not measured."""
+        paid = [k for k in kernels if k.op not in FREE]
+        if self.table is None or not self.table.covers(paid):
+            return None
+        found = [self.table.entries[k.text] for k in paid]
+        median = sum(e.median for e in found)
+        below = math.hypot(*(e.median - e.low for e in found))
+        above = math.hypot(*(e.high - e.median for e in found))
+        return Entry(median, median - below, median + above)
 
     def program(self, program: Program, entry: TensorType) -> float:
         """Return the price of a program that begins at a value of type `entry`."""

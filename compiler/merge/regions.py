@@ -76,6 +76,11 @@ class Regions:
             raise found
         return found
 
+    def written(self, entry: Value, exit_: Value) -> list[Program]:
+        """Return the programs that a region has been weighed in so far, without weights."""
+        found = self._programs.get((entry, exit_), [])
+        return [] if isinstance(found, Refusal) else found
+
     def realised(self, entry: Value, exit_: Value, price: Price) -> Program:
         """Return the cheapest program with its weights; raises Refusal where real weights forbid it."""
         key = (entry, exit_)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from compiler.cost.counts import node_counts
+from compiler.cost.counts import FREE, node_counts
+from compiler.cost.kernel import kernel_of
 from compiler.ir.graph import Value
-from compiler.merge.attempt import Attempt, Exactness, Outcome, Refusal, Work
+from compiler.merge.attempt import Alternative, Attempt, Exactness, Outcome, Refusal, Work
 from compiler.merge.certificate import residual
 from compiler.merge.describe import describe, describe_step, window
+from compiler.merge.norms import follows_norm
 from compiler.merge.path import FURTHEST, Piece
 from compiler.merge.price import Price, program_counts
 from compiler.merge.regions import Regions
@@ -66,7 +68,22 @@ def attempt(
         priced_by=price.label,
         residual=residual(regions, entry, exit_, program) if certify and program is not None else None,
         window=window(regions.graph, node) if node in regions.graph else (),
+        options=() if program is None else _options(regions, entry, exit_, price),
     )
+
+
+def _options(regions: Regions, entry: Value, exit_: Value, price: Price) -> tuple[Alternative, ...]:
+    """Return what each form of a region was measured to take; none where fewer than two were."""
+    graph, type_ = regions.graph, regions.type(entry)
+    nodes = [graph.node(n) for n in regions.replaced(entry, exit_)]
+    standing = [kernel_of(graph, n) for n in nodes if n.op not in FREE and not follows_norm(graph, n)]
+    forms = [("as it stands", tuple(describe(graph, n) for n in nodes), price.interval(standing))]
+    for program in regions.written(entry, exit_) if price.table is not None else ():
+        kernels = program.kernels(type_, price.size)
+        forms.append((program.found, tuple(map(describe_step, program.steps)), price.interval(kernels)))
+    found = [Alternative(form, ops, e.median, e.low, e.high) for form, ops, e in forms if e is not None]
+    distinct = tuple({(a.ops, a.median): a for a in found}.values())
+    return distinct if len(distinct) > 1 else ()
 
 
 def _work_before(regions: Regions, entry: Value, exit_: Value, names: Sequence[str], price: Price) -> Work:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 
 from compiler.cost.kernel import Kernel
-from compiler.cost.latency_table import LatencyTable
+from compiler.cost.latency_table import Entry, LatencyTable
 from compiler.cost.program import PREFIX, WholeProgram
 from compiler.cost.roofline import PRIOR, Roofline
 from compiler.ir.graph import Graph
@@ -28,6 +28,7 @@ from compiler.merge.engine import certain_merges, merge_by
 from compiler.merge.live_weights import live_weights
 from compiler.merge.norms import exposed, restored
 from compiler.merge.open_choices import open_kernels
+from compiler.records import Metric
 
 # A machine on which only the number of operations counts.
 _LAUNCHES = Roofline(launch_macs=1e12)
@@ -51,12 +52,16 @@ def merge(
         return merge_by(graph, table, prior, keep)
     name = ""
     make: Make = partial(merge_by, graph, table, prior)
-    chosen = table.entry(WholeProgram(make(())[0]))
+    chosen = by_kernels = table.entry(WholeProgram(make(())[0]))
     for other, others in _others(graph, prior):
         entry = table.entry(WholeProgram(others(())[0])) if chosen else None
         if chosen and entry and entry.high < chosen.low:
             name, make, chosen = other, others, entry
-    return _labelled(make(keep), name, table) if name else make(keep)
+    if not (name and chosen and by_kernels):
+        return make(keep)
+    unit = "instructions" if table.metric is Metric.INSTRUCTIONS else "ns"
+    figures = f"{_interval(chosen)} against {_interval(by_kernels)} {unit}"
+    return _labelled(make(keep), name, table, figures)
 
 
 def whole_programs(
@@ -87,11 +92,17 @@ def _others(graph: Graph, prior: Roofline) -> tuple[tuple[str, Make], ...]:
     )
 
 
-def _labelled(merged: Merged, name: str, table: LatencyTable) -> Merged:
+def _interval(entry: Entry) -> str:
+    return f"{entry.median:.6g} ({entry.low:.6g} to {entry.high:.6g})"
+
+
+def _labelled(merged: Merged, name: str, table: LatencyTable, figures: str) -> Merged:
     """Say in what was merged that the choice is not the kernels', whose prices the costs are not either."""
     graph, attempts = merged
     verdict = f"taken as a whole program ({name}), faster in the {table.label} than what its kernels chose"
     return graph, tuple(
-        dataclasses.replace(a, reason=f"{a.reason}; {verdict}") if a.outcome is Outcome.MERGED else a
+        dataclasses.replace(a, reason=f"{a.reason}; {verdict}: {figures}")
+        if a.outcome is Outcome.MERGED
+        else a
         for a in attempts
     )

@@ -133,6 +133,7 @@ def explanation(document: Mapping[str, Any], everything: bool) -> None:
     rows = [(_site(a, several), *_merged(a)) for a in _first(merged, everything)]
     columns = ("where", "form found", "operations", "M MACs", "MB", "exactness", "residual")
     emit_table(f"merged: {len(merged)} regions{_priced(merged)}", columns, rows)
+    _decided(attempts, several, everything)
     for outcome in ("kept", "refused"):
         left = [a for a in attempts if a["outcome"] == outcome]
         reasons = [(_site(a, several), a["node"], _reason(a)) for a in _first(left, everything)]
@@ -254,7 +255,25 @@ def _method(method: Mapping[str, Any], named: bool) -> Sequence[tuple[str, str]]
         ("outputs", ", ".join(_tensor(t) for t in method["outputs"])),
         ("operations", f"{_total(method, 'before')} imported, {_total(method, 'after')} lowered"),
         ("merge engine", ", ".join(f"{count} {outcome}" for outcome, count in method["merges"].items())),
+        *([("latency", _expected(said))] if (said := method.get("expected_latency")) else []),
     ]
+
+
+def _expected(said: Mapping[str, Any]) -> str:
+    """Say what a method is expected to take, where that is from, or what it is unknown for."""
+    scale, field, unit = (1e6, "ns", "ms") if "median_ns" in said else (1.0, "count", "instructions")
+    median = said[f"median_{field}"]
+    if median is None:
+        kinds = ", ".join(said["kernels_unknown"]) or "any of its kernels"
+        return f"unknown: {said['device']} has no measurement like {kinds}; `edgewright calibrate` takes them"
+    low, high = (said[f"{name}_{field}"] / scale for name in ("low", "high"))
+    basis = ""
+    if said["kind"] != "measured":
+        basis = f" from {said['kernels_measured']} measured and {said['kernels_predicted']} predicted kernels"
+    return (
+        f"{said['kind']}{basis}: {median / scale:.4g} {unit} ({low:.4g} to {high:.4g}, "
+        f"{said['interval_percent']}%) on {said['device']}"
+    )
 
 
 def _size(manifest: Mapping[str, Any]) -> str:
@@ -292,6 +311,28 @@ def _merged(attempt: Mapping[str, Any]) -> tuple[str, ...]:
     certified = "not run" if residual is None else f"{residual:.0e}"
     operations = f"{_ops(before['ops'])} -> {_ops(after['ops'])}"
     return attempt["form"], operations, *work, attempt["exactness"], certified
+
+
+def _decided(attempts: Sequence[Mapping[str, Any]], several: bool, everything: bool) -> None:
+    """Show for each region that measurements decided what its forms were measured to take."""
+    decided = [a for a in attempts if a.get("options")]
+    rows = [
+        (_site(a, several), a["outcome"], "\n".join(_figures(a)), a["priced_by"])
+        for a in _first(decided, everything)
+    ]
+    if rows:
+        figures = "forms: sum of their kernels' medians, 95% interval"
+        columns = ("where", "outcome", figures, "measured in the")
+        emit_table(f"figures that decided: {len(decided)} regions", columns, rows)
+
+
+def _figures(attempt: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what each form of a region was measured to take, the fastest first."""
+    unit, scale = ("", 1.0) if ", instructions" in attempt["priced_by"] else (" us", 1e3)
+    for option in sorted(attempt["options"], key=lambda o: o["median"]):
+        median, low, high = (option[k] / scale for k in ("median", "low", "high"))
+        name = option["form"] if option["form"] == "as it stands" else _ops(option["ops"])
+        yield f"{name}: {median:.4g}{unit} ({low:.4g} to {high:.4g})"
 
 
 def _priced(merged: Sequence[Mapping[str, Any]]) -> str:

@@ -80,8 +80,8 @@ def _held_out(document: Mapping[str, Any], field: str, scale: float, unit: str) 
     else:
         line = (
             f"Over {summary['models']} held-out models: {100 * summary['mape']:.1f}% mean absolute error, "
-            f"{100 * summary['within']:.0f}% of them within 10%, {100 * summary['coverage']:.0f}% inside their "
-            f"{summary['percent']}% interval."
+            f"{100 * summary['within']:.0f}% of them within 10%, "
+            f"{100 * summary['coverage']:.0f}% inside their {summary['percent']}% interval."
         )
     stdout().print(line, highlight=False, markup=False)
 

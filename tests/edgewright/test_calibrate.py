@@ -260,7 +260,15 @@ def command(resolved, models, tmp_path, monkeypatch, capsys):
 
     def call(*options):
         capsys.readouterr()
-        arguments = ["calibrate", f"{models}:net", "--database", str(tmp_path / "m.sqlite"), "--decide", "merge", *options]
+        arguments = [
+            "calibrate",
+            f"{models}:net",
+            "--database",
+            str(tmp_path / "m.sqlite"),
+            "--decide",
+            "merge",
+            *options,
+        ]
         code = main(arguments)
         return code, capsys.readouterr()
 

@@ -114,13 +114,16 @@ def _limited(round_: Round) -> bool:
 
 def _changed(rounds: Sequence[Round]) -> list[bool]:
     """Tell for each round whether it began or ended in another mode than most of the run."""
-    modes = [(_mode(r.before), _mode(r.after)) for r in rounds]
-    usual = Counter(mode for pair in modes for mode in pair).most_common(1)[0][0]
-    return [pair != (usual, usual) for pair in modes]
+    governors = _unusual([(r.before.governor, r.after.governor) for r in rounds])
+    power = _unusual([(r.before.power_save, r.after.power_save) for r in rounds])
+    return [g or p for g, p in zip(governors, power, strict=True)]
 
 
-def _mode(state: DeviceState) -> tuple[str | None, bool | None]:
-    return state.governor, state.power_save
+def _unusual(pairs: Sequence[tuple[object, object]]) -> list[bool]:
+    """Tell which pairs hold another value than the most common one; what is not told is no other."""
+    known = Counter(value for pair in pairs for value in pair if value is not None)
+    usual = {None, *(value for value, _ in known.most_common(1))}
+    return [not set(pair) <= usual for pair in pairs]
 
 
 def _noisy(rounds: Sequence[Round], metric: Metric, threads: int) -> list[bool]:

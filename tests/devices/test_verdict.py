@@ -60,6 +60,19 @@ def test_a_canary_that_was_slow_marks_its_round_where_no_clock_is_told() -> None
     assert marks(clocked) == ([], [])
 
 
+def test_a_mode_that_is_not_told_is_no_other_mode() -> None:
+    said = [("a", "a"), ("a", None), (None, None), ("b", "a"), ("a", "a")]
+    rounds = [
+        replace(r, before=replace(r.before, governor=b), after=replace(r.after, governor=a))
+        for r, (b, a) in zip(rounds_of([100] * 5), said, strict=True)
+    ]
+    assert marks(rounds) == ([], [3])
+    saves = [
+        replace(r, after=replace(r.after, power_save=i == 2)) for i, r in enumerate(rounds_of([100] * 5))
+    ]
+    assert marks(saves) == ([], [2])
+
+
 def test_a_clock_that_can_be_read_decides() -> None:
     slow = [100, 100, 108, 108, 130, 100]
     clocks = [(2000.0, 900.0)] * 2 + [(1700.0, 900.0)] + [(2000.0, 900.0)] * 2 + [(1500.0, 900.0)]

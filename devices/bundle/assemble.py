@@ -76,6 +76,8 @@ def _fill(folder: Path, pins: Pins, downloads: Path, compiled: bool) -> None:
     for pattern in pins.drop:
         for path in list(folder.glob(pattern)):
             _remove(path)
+    for path in [p for p in folder.rglob("*") if p.is_symlink() and not p.exists()]:
+        path.unlink()  # it led to what was dropped, or to what another system would have
     if compiled:
         # By content, not by date: a transport need not keep dates.
         compileall.compile_dir(

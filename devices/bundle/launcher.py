@@ -19,6 +19,7 @@ export PYTHONHOME={usr} PYTHONPATH={site} PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSER
 exec {usr}/lib/ld-linux-aarch64.so.1 --library-path {usr}/lib/aarch64-linux-gnu {usr}/bin/python3.11 "$@"
 """
 MACHINE = "aarch64"
+ASK = "uname -m; for shell in /bin/sh /system/bin/sh; do [ -x $shell ] && echo $shell && break; done"
 
 
 def install(device: Device, runtime: str, cache: Path | None = None) -> str:
@@ -40,8 +41,8 @@ def install(device: Device, runtime: str, cache: Path | None = None) -> str:
 
 
 def _shell(device: Device) -> str:
-    # Android keeps its shell in /system/bin, which a script's first line must name.
-    done = device.run(("sh", "-c", "uname -m && command -v sh"))
+    # Android keeps its shell in /system/bin, and a script's first line must name it by its path.
+    done = device.run(("sh", "-c", ASK))
     words = done.stdout.split()
     if done.exit_code or len(words) != 2:
         raise DeviceError(f"{device.name} does not say what it is: {(done.stderr or done.stdout)[:200]!r}")

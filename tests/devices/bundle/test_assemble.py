@@ -56,6 +56,7 @@ FILES = {
 LINKS = {
     "./lib/ld.so": "aarch64-linux-gnu/libc.so.6",
     "./usr/bin/other": "/lib/aarch64-linux-gnu/libc.so.6",
+    "./usr/bin/lost": "/etc/alternatives/lost",
 }
 
 
@@ -102,6 +103,7 @@ def test_a_part_is_made_once_without_what_is_dropped(pinned, tmp_path):
     files = {str(p.relative_to(place)) for p in place.rglob("*") if not p.is_dir()}
     assert "usr/share/doc/tool/copyright" not in files and "y/tests/test_y.py" not in files
     assert {"usr/bin/tool", "y/__init__.py", "usr/lib/python3.11/__pycache__/hello.cpython-311.pyc"} <= files
+    assert "usr/bin/other" in files and "usr/bin/lost" not in files  # a device could not be given it
     (place / "mark").touch()
     assert (
         assemble.assembled(pinned, tmp_path / "cache", compiled=True) == place and (place / "mark").exists()

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import devices
@@ -63,6 +64,8 @@ def child(folder: Path, spec: str, die_at: int | None) -> tuple[int, list[str]]:
         try:
             (folder / "calls").write_text(json.dumps(run(folder, spec, die_at)))
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     status = os.waitpid(pid, 0)[1]

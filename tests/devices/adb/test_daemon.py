@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
@@ -72,6 +73,7 @@ def wait_for_end(pipe: TcpPipe) -> None:
 
 def test_a_stream_waits_for_the_okay_of_each_packet_and_gives_one_for_each(daemon) -> None:
     seen: list[bytes] = []
+    early: list[object] = []
 
     def script(pipe: TcpPipe) -> None:
         asked = opens(pipe)
@@ -79,6 +81,7 @@ def test_a_stream_waits_for_the_okay_of_each_packet_and_gives_one_for_each(daemo
         for _ in range(3):
             packet = read_packet(pipe)
             seen.append(bytes(packet.payload))
+            early.extend(select.select([pipe._socket], [], [], 0.1)[0])
             write_packet(pipe, Packet(b"OKAY", 7, asked.arg0))
         write_packet(pipe, Packet(b"WRTE", 7, asked.arg0, b"answer"))
         assert read_packet(pipe).command == b"OKAY"
@@ -95,6 +98,7 @@ def test_a_stream_waits_for_the_okay_of_each_packet_and_gives_one_for_each(daemo
         stream.send(b"more", 10)
     connection.close()
     assert seen == [b"sync:\0", b"a" * 4096, b"b" * 4096, b"c"]
+    assert early == []
 
 
 def spoilt(change: Callable[[bytearray], None]) -> bytes:

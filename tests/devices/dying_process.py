@@ -1,7 +1,7 @@
 """Measures again and again in children of one process, each killed with signal 9 at the call it is told.
 
-One JSON document a line on stdin, `{"folder": path, "die_at": call or null}`, and one on stdout:
-`{"status": wait status, "calls": names}`. A call is a Python call into `devices/` or a return from one, by
+One JSON document a line on stdin, `{"folder": path, "device": spec, "die_at": call or null}`, and one on
+stdout: `{"status": wait status, "calls": names}`. A call is a Python call into `devices/` or a return from one, by
 the main thread; the names are those of a run that was not killed.
 """
 
@@ -11,19 +11,29 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import devices
-from devices.benchmark import measure
+from compiler.records import RunSpec
+from devices import open_device
+from devices.benchmark import Candidate, measure
 from devices.database import MeasurementDatabase
 from devices.lease import lease
-from devices.transports.local import LocalDevice
-from tests.devices.measuring_process import PROFILE, candidates
+from tests.devices.measuring_process import PROFILE
 
 WATCHED = os.path.dirname(devices.__file__)
+RUNNER = Path(__file__).parents[2] / "benchmarks" / "shared" / "instant_runner.sh"
 
 
-def run(folder: Path, die_at: int | None) -> list[str]:
+def candidate(name: str) -> Candidate:
+    """Return a made-up program that any shell runs."""
+    return Candidate(
+        name, f"artifact-{name}", "graph", "plan", RunSpec({"runner": RUNNER}, ("sh", "{runner}"))
+    )
+
+
+def run(folder: Path, spec: str, die_at: int | None) -> list[str]:
     """Measure into a folder's database; die at a call, or return the names of all."""
     calls: list[str] = []
 
@@ -35,25 +45,27 @@ def run(folder: Path, die_at: int | None) -> list[str]:
 
     sys.setprofile(watch)
     try:
-        device = LocalDevice(folder / "cache")
+        device = open_device(spec, folder / "cache")
         with (
             MeasurementDatabase(folder / "m.sqlite") as database,
             lease(device, database, wait_s=0, folder=folder / "leases"),
         ):
-            measure(candidates(folder / "log", 0.0), device, PROFILE, database)
+            measure([candidate("a"), candidate("b")], device, PROFILE, database)
     finally:
         sys.setprofile(None)
     return calls
 
 
-def child(folder: Path, die_at: int | None) -> tuple[int, list[str]]:
+def child(folder: Path, spec: str, die_at: int | None) -> tuple[int, list[str]]:
     """Run in a child of this process, for which all is imported already."""
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            (folder / "calls").write_text(json.dumps(run(folder, die_at)))
+            (folder / "calls").write_text(json.dumps(run(folder, spec, die_at)))
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     status = os.waitpid(pid, 0)[1]
@@ -65,6 +77,6 @@ if __name__ == "__main__":
         asked = json.loads(line)
         folder = Path(asked["folder"])
         folder.mkdir(exist_ok=True)
-        status, calls = child(folder, asked["die_at"])
+        status, calls = child(folder, asked["device"], asked["die_at"])
         sys.stdout.write(json.dumps({"status": status, "calls": calls}) + "\n")
         sys.stdout.flush()

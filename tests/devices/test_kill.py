@@ -8,18 +8,20 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from devices import open_device
 from devices.database import MeasurementDatabase
 
 SCRIPT = Path(__file__).with_name("dying_process.py")
 ROOT = Path(__file__).parents[2]
 SEED = 5
-EACH = 4
 # The calls with which a stage begins. It ends where the next begins.
 STAGES = {
     "open": "open call",
@@ -39,8 +41,8 @@ def measure():
         [sys.executable, SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
 
-    def ask(folder: Path, die_at: int | None = None) -> dict:
-        process.stdin.write(json.dumps({"folder": str(folder), "die_at": die_at}) + "\n")
+    def ask(folder: Path, device: str, die_at: int | None = None) -> dict:
+        process.stdin.write(json.dumps({"folder": str(folder), "device": device, "die_at": die_at}) + "\n")
         process.stdin.flush()
         return json.loads(process.stdout.readline())
 
@@ -49,12 +51,12 @@ def measure():
         process.stdin.close()
 
 
-def points(calls: list[str]) -> list[tuple[str, int]]:
-    """Draw EACH calls of every stage."""
+def points(calls: list[str], each: int) -> list[tuple[str, int]]:
+    """Draw so many calls of every stage."""
     begins = [0, *(calls.index(name) for name in list(STAGES.values())[1:])]
     draw = random.Random(SEED)
     spans = zip(STAGES, begins, [*begins[1:], len(calls)], strict=True)
-    return [(stage, call) for stage, a, b in spans for call in sorted(draw.sample(range(a, b), EACH))]
+    return [(stage, call) for stage, a, b in spans for call in sorted(draw.sample(range(a, b), each))]
 
 
 def shape(value: object) -> object:
@@ -72,30 +74,48 @@ def held(folder: Path) -> tuple[dict, tuple]:
         return rounds, database.measurements()
 
 
-def kill_and_resume(measure: Callable, folder: Path, call: int) -> tuple:
+def kill_and_resume(measure: Callable, folder: Path, device: str, call: int) -> tuple:
     """Kill at a call, measure again, and return the results; judge what the database holds on the way."""
-    died = measure(folder, call)
+    died = measure(folder, device, call)
     assert died["status"] == signal.SIGKILL
     before, finished = held(folder)
     assert len(finished) in (0, 2)  # the verdicts of a run come together
     if finished:
         return finished
-    assert measure(folder)["status"] == 0
+    assert measure(folder, device)["status"] == 0
     after, results = held(folder)
     assert before.keys() <= after.keys() and len(after) == 2 == len(results)
     assert all(after[row][: len(rounds)] == rounds for row, rounds in before.items())
     return results
 
 
-def test_twenty_kills_lose_no_round_and_make_none_twice(measure, tmp_path: Path) -> None:
-    whole = measure(tmp_path / "whole")
+def judge(measure: Callable, tmp_path: Path, device: str, each: int) -> int:
+    """Kill at so many points of each stage; return how many there were."""
+    whole = measure(tmp_path / "whole", device)
     assert whole["status"] == 0
     _, expected = held(tmp_path / "whole")
-    drawn = points(whole["calls"])
-    assert len(drawn) >= 20 and len({call for _, call in drawn}) == len(drawn)
+    drawn = points(whole["calls"], each)
     for number, (stage, call) in enumerate(drawn):
-        results = kill_and_resume(measure, tmp_path / str(number), call)
+        results = kill_and_resume(measure, tmp_path / str(number), device, call)
         where = f"killed in {stage} at call {call}"
         assert {m.artifact_digest for m in results} == {"artifact-a", "artifact-b"}, where
         assert [[r.index for r in m.rounds] for m in results] == [list(range(12))] * 2, where
         assert [shape(asdict(m)) for m in results] == [shape(asdict(m)) for m in expected], where
+    return len(drawn)
+
+
+def test_kills_at_twenty_points_lose_no_round_and_make_none_twice(measure, tmp_path: Path) -> None:
+    assert judge(measure, tmp_path, "local", each=4) >= 20
+
+
+@pytest.mark.target
+def test_kills_while_a_phone_measures_lose_nothing_and_leave_no_runner_there(
+    measure, phone, tmp_path: Path
+) -> None:
+    device = f"adb:direct:{phone.serial}"
+    assert judge(measure, tmp_path, device, each=1) == len(STAGES)
+    deadline = time.monotonic() + 60
+    with closing(open_device(device)) as opened:
+        while "instant_runner" in opened.run(["sh", "-c", "cat /proc/[0-9]*/cmdline"]).stdout:
+            assert time.monotonic() < deadline, "a runner goes on on the phone"
+            time.sleep(0.2)

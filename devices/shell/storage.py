@@ -78,7 +78,7 @@ class Storage:
             raise UsageError(f"cannot lay {str(path)!r} into a workspace: it is not a file")
         target, arriving = f"{workspace}/{path.name}", f"{workspace}/.{secrets.token_hex(8)}"
         size, digest = path.stat().st_size, file_digest(path)
-        self.shell.send(_blocks(path, 0, size, self.shell.block), arriving, _mode(path))
+        self.shell.send(blocks_of(path, 0, size, self.shell.block), arriving, _mode(path))
         script = f"""{_sums(digest, size)}
 same "$(told <{quoted(arriving)})" || {{ rm -f {quoted(arriving)}; echo it arrived damaged >&2; exit 4; }}
 chmod {_mode(path):o} {quoted(arriving)} && mv -f {quoted(arriving)} {quoted(target)}"""
@@ -152,7 +152,7 @@ for piece in [0-9]*; do case $piece in *[!0-9]*) ;; *) stat -c "$piece %s" "$pie
             if there.get(number) == length:
                 continue
             arriving = f"{partial}/arriving-{secrets.token_hex(4)}"
-            self.shell.send(_blocks(file, start, length, self.shell.block), arriving, 0o600)
+            self.shell.send(blocks_of(file, start, length, self.shell.block), arriving, 0o600)
             named = f"{named}\nmv {quoted(arriving)} {quoted(partial)}/{number}"
             if number < len(starts) - 1:
                 self._do(named, what)
@@ -222,7 +222,8 @@ def _sent_form(path: Path) -> Iterator[tuple[Path, str]]:
         yield archive, file_digest(archive)
 
 
-def _blocks(path: Path, start: int, length: int, block: int) -> Iterator[bytes]:
+def blocks_of(path: Path, start: int, length: int, block: int) -> Iterator[bytes]:
+    """Give a part of a file in blocks."""
     with path.open("rb", buffering=0) as stream:
         stream.seek(start)
         while length > 0 and (data := stream.read(min(block, length))):

@@ -11,8 +11,19 @@ from compiler.errors import DeviceError
 from devices.channel import Channel, ProcessChannel
 
 
+class HungUp(ProcessChannel):
+    """A channel whose close ends nothing, as a connection that is cut."""
+
+    def close(self) -> None:
+        if self._words is None:
+            self._words = self.last_words()
+            self.end_input()
+            self.process.stdout.close()
+            self._stderr.close()
+
+
 class LocalShell:
-    """Runs scripts with this machine's sh; `sent` and `scripts` tell what was asked of it."""
+    """Runs scripts with this machine's sh; `sent` tells what files went."""
 
     name = "here"
     block = 1 << 16
@@ -20,19 +31,20 @@ class LocalShell:
     def __init__(self, home: Path, path: str) -> None:
         self.env = {"HOME": str(home), "PATH": path}
         self.sent: list[str] = []
-        self.scripts: list[str] = []
+        self.channels: list[HungUp] = []
         self.spoil: Callable[[bytes], bytes] = lambda block: block
         self.break_after: int | None = None
 
     def open(self, script: str) -> Channel:
-        self.scripts.append(script)
         pipe = subprocess.PIPE
         command = ["/bin/sh", "-c", script.encode(errors="surrogateescape")]
-        return ProcessChannel(
+        channel = HungUp(
             lambda stderr: subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, stderr=stderr, env=self.env, start_new_session=True
             )
         )
+        self.channels.append(channel)
+        return channel
 
     def send(self, blocks: Iterable[bytes], remote: str, mode: int) -> None:
         self.sent.append(remote)
@@ -51,4 +63,5 @@ class LocalShell:
             raise DeviceError(f"here refuses {remote!r}") from error
 
     def close(self) -> None:
-        pass
+        for channel in self.channels:
+            channel.process.wait(30)

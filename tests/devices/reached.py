@@ -42,7 +42,10 @@ def local(request, folder):
 @contextmanager
 def shell(request, folder):
     device = ShellDevice(LocalShell(folder, PATH), linux, '"$HOME"/edgewright')
-    yield Reached(device, "python3", max(os.sched_getaffinity(0)))
+    try:
+        yield Reached(device, "python3", max(os.sched_getaffinity(0)))
+    finally:
+        device.close()
 
 
 @contextmanager

@@ -171,6 +171,7 @@ def test_a_runner_is_bound_to_the_cpus_asked_for(reached) -> None:
         start(reached, affinity=[60])
 
 
+@pytest.mark.parametrize("reached", ways("local", "shell", "ssh", "adb_server"), indirect=True)
 @pytest.mark.parametrize(
     ("arguments", "pattern"),
     [
@@ -183,6 +184,7 @@ def test_a_runner_that_does_not_come_up_says_why(reached, arguments, pattern) ->
         start(reached, *arguments)
 
 
+@pytest.mark.parametrize("reached", ways("local", "shell", "ssh", "adb_server"), indirect=True)
 @pytest.mark.parametrize(
     ("arguments", "pattern"),
     [

@@ -109,15 +109,15 @@ def test_a_push_that_the_phones_death_broke_goes_on_when_it_is_back(
 ) -> None:
     source = tmp_path / "big"
     with source.open("wb") as file:
-        file.truncate(50 << 20)
+        file.truncate(5 << 20)
     device = open_by(way, mortal, request)
-    device.storage = replace(device.storage, chunk=16 << 20)
+    device.storage = replace(device.storage, chunk=2 << 20)
     send, sent = device.shell.send, []
 
     def dying(blocks, remote, mode):
         def until_dead():
             for number, block in enumerate(blocks):
-                if len(sent) == 2 and number == 5:
+                if len(sent) == 2 and number == 1:
                     mortal.kill()
                 yield block
 
@@ -131,12 +131,12 @@ def test_a_push_that_the_phones_death_broke_goes_on_when_it_is_back(
     mortal.start()
     device.close()
     device = open_by(way, mortal, request)
-    device.storage = replace(device.storage, chunk=16 << 20)
+    device.storage = replace(device.storage, chunk=2 << 20)
     send, sent[:] = device.shell.send, ["", "", ""]
     device.shell.send = dying
     there = device.push(source)
-    assert len(sent) == 3 + 3  # the first of four pieces was there
-    assert device.run(["sh", "-c", 'wc -c <"$0"', there]).stdout.split() == [str(50 << 20)]
+    assert len(sent) == 3 + 2  # the first of three pieces was there
+    assert device.run(["sh", "-c", 'wc -c <"$0"', there]).stdout.split() == [str(5 << 20)]
     assert device.run(["ls", "-A", there + "/../../../partial"]).stdout == ""
     device.close()
 

@@ -18,8 +18,10 @@ from tests.devices.local_shell import LocalShell
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> LocalShell:
-    return LocalShell(tmp_path, os.environ["PATH"])
+def shell(tmp_path: Path):
+    made = LocalShell(tmp_path, os.environ["PATH"])
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -152,6 +154,7 @@ def test_without_sha256sum_the_size_is_compared(shell, source, tmp_path: Path) -
     source.write_bytes(b"shorter")
     with pytest.raises(DeviceError, match="damaged"):
         device.push(source)
+    bare.close()
 
 
 def test_a_folder_that_is_not_ours_or_cannot_be_made_is_refused(shell, source, tmp_path: Path) -> None:

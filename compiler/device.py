@@ -15,7 +15,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from compiler.preflight import Preflight
 from compiler.records import DeviceState, Metric
+
+LATER = ("arch", "cpu", "clusters", "memory", "cluster")  # fields that profiles had not always
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,11 @@ class Device(Protocol):
 
 @dataclass(frozen=True)
 class BenchmarkProtocol:
-    """How a benchmark is run; its digest goes with every row, so populations never mix."""
+    """How a benchmark is run; its digest goes with every row, so populations never mix.
+
+    With `cooldown_max_s` above 0, a round waits that long at most until the device is below
+    `cool_below_c`, where that is given, and its clock is what it was at its best.
+    """
 
     metric: Metric = Metric.WALL
     settle_s: float = 0.2
@@ -107,6 +114,26 @@ class BenchmarkProtocol:
     max_seconds: float = 60.0
     target_width: float = 0.02
     unstable_width: float = 0.15
+    cool_below_c: float | None = None
+    cooldown_max_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Processors of one kind: the numbers Linux gives them, and what is known of their core."""
+
+    name: str
+    cpus: tuple[int, ...]
+    core: str | None = None
+    max_mhz: float | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A device's main memory, as far as it is known."""
+
+    size_mb: int | None = None
+    type: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +141,8 @@ class DeviceProfile:
     """One TOML file of `profiles/`: what a device is and how to run on it.
 
     `arch` and `cpu` name the processor that code is made for, `cpu` in LLVM's words; None stands for
-    the machine that edgewright runs on.
+    the machine that edgewright runs on. `cluster` names the one whose processors `affinity` holds,
+    and `sources` says of each fact where it was read.
     """
 
     name: str
@@ -129,19 +157,32 @@ class DeviceProfile:
     expect: Mapping[str, str] = field(default_factory=dict)
     arch: str | None = None
     cpu: str | None = None
+    clusters: tuple[Cluster, ...] = ()
+    memory: Memory | None = None
+    cluster: str | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+    preflight: Preflight = field(default_factory=Preflight)
 
     def digest(self) -> str:
         """Return a digest of all the profile says, 16 hexadecimal digits.
 
-        A processor that is not stated is left out: the digest is the one from before it could be.
+        What is not stated of the `LATER` fields, a preflight and a cool-down is left out: the digest
+        is the one from before it could be. Where a fact was read is left out too: it is no fact of the
+        device.
         """
-        unstated = {name for name in ("arch", "cpu") if getattr(self, name) is None}
-        return _digest({name: value for name, value in asdict(self).items() if name not in unstated})
+        unstated = {name for name in LATER if not getattr(self, name)} | {"sources"}
+        if self.preflight == Preflight():
+            unstated.add("preflight")
+        stated = {name: value for name, value in asdict(self).items() if name not in unstated}
+        return _digest(stated | {"protocol": _stated(self.protocol)})
 
     def protocol_digest(self) -> str:
-        """Return a digest of what shapes a reading: threads, affinity and the protocol."""
+        """Return a digest of what shapes a reading: threads, affinity and the protocol.
+
+        What the device is shapes it too, but is the same whether or not the profile knows it.
+        """
         return _digest(
-            {"threads": self.threads, "affinity": self.affinity, "protocol": asdict(self.protocol)}
+            {"threads": self.threads, "affinity": self.affinity, "protocol": _stated(self.protocol)}
         )
 
     def on_this_machine(self) -> DeviceProfile:
@@ -149,7 +190,15 @@ class DeviceProfile:
 
         The CPUs of a profile that states a processor are another machine's.
         """
-        return self if self.arch is None else replace(self, arch=None, cpu=None, affinity=())
+        if self.arch is None:
+            return self
+        return replace(self, arch=None, cpu=None, affinity=(), cluster=None)
+
+
+def _stated(protocol: BenchmarkProtocol) -> dict[str, object]:
+    # Without a cool-down the protocol is the one from before it could have one: so is its digest.
+    waits = ("cool_below_c", "cooldown_max_s") if protocol.cooldown_max_s == 0 else ()
+    return {name: value for name, value in asdict(protocol).items() if name not in waits}
 
 
 def _digest(value: object) -> str:

@@ -76,6 +76,8 @@ class Round:
 
     `samples` are in the measurement's own metric; `also` holds what the same iterations read in
     other metrics (it tells a slower clock from a busy machine, and never mixes with `samples`).
+    `duration_ns` is its length on the host's monotonic clock, and `canary_ns` what one inference took
+    just before it, where the protocol looks; both are None in rounds of older databases.
     """
 
     index: int
@@ -86,11 +88,16 @@ class Round:
     throttled: bool = False
     noisy: bool = False
     also: Mapping[Metric, tuple[int, ...]] = field(default_factory=dict)
+    duration_ns: int | None = None
+    canary_ns: int | None = None
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Order statistics of samples; `low` and `high` bound the median (bootstrap, 95%)."""
+    """Order statistics of samples; `low` and `high` bound the median (bootstrap, 95%).
+
+    The bounds of the 90th and the 99th percentile are None where there are too few samples for any.
+    """
 
     count: int
     median: float
@@ -99,6 +106,10 @@ class Statistics:
     p90: float
     p99: float
     minimum: float
+    p90_low: float | None = None
+    p90_high: float | None = None
+    p99_low: float | None = None
+    p99_high: float | None = None
 
     @property
     def relative_width(self) -> float:
@@ -108,7 +119,11 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All that was measured of one artifact on one device under one protocol."""
+    """All that was measured of one artifact on one device under one protocol.
+
+    `peak_rss_bytes` is the most memory its runner held, where the runner tells; `size_bytes` is what
+    was pushed to the device. `incidents` are the faults and waits on the way, oldest first.
+    """
 
     artifact_digest: str
     graph_digest: str
@@ -125,6 +140,9 @@ class Measurement:
     load_ns: int
     first_ns: int
     stable: bool
+    peak_rss_bytes: int | None = None
+    size_bytes: int | None = None
+    incidents: tuple[str, ...] = ()
 
     @property
     def throttled(self) -> bool:

@@ -1,11 +1,14 @@
 """The benchmark protocol: how candidates are measured side by side on one device.
 
-1. The device's fingerprint is compared with what the profile expects.
+1. The device's fingerprint is compared with what the profile expects, and its state with what the
+   profile accepts (`devices.preflight`).
 2. Settle for `settle_s`. Start every candidate's runner and warm it up until two successive
    windows agree, at least `warmup_s`, at most `warmup_max_s`.
 3. Rounds of about `round_s` seconds (three samples at least), interleaved, A B C, B C A, C A B:
-   what drifts on the device drifts for all of them, and none is always the first. The state is
-   read before and after each round, and each round is recorded as soon as it is done.
+   what drifts on the device drifts for all of them, and none is always the first. Where the profile
+   asks for it, a round waits until the device has cooled down (`devices.cooling`). The state is
+   read before and after each round, and each round is recorded as soon as it is done. What fails is
+   tried again, a few times (`devices.rounds`).
 4. Stop when every candidate has `min_rounds` clean rounds and an interval of half-width
    `target_width` relative to its median, or has reached `max_rounds` or `max_seconds` of rounds.
 5. Judge the rounds (`devices.verdict`) and record the verdict. An interval wider than
@@ -17,34 +20,22 @@ the same key are taken as they are, and only the missing ones are made.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 
 from compiler.device import Device, DeviceProfile
 from compiler.errors import DeviceError
-from compiler.records import Measurement, Statistics
+from compiler.records import Measurement
+from devices.clock import HOST, Clock
 from devices.database import Header, MeasurementDatabase
+from devices.preflight import Check, Outcome, cores_of, preflight, refuse_unfit
+from devices.rounds import RETRIES, Progress, Report, Run, make_rounds, progress_of, start_runners
 from devices.series import Candidate, OpenRunners, Series
 from devices.statistics import RESAMPLES
 
 OPEN_RUNNERS = 64
 
-__all__ = ["Candidate", "Progress", "check_expected", "measure"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Something that happened: `event` is reused, resumed, ready, round or finished."""
-
-    label: str
-    event: str
-    rounds: int
-    statistics: Statistics | None
-
-
-Report = Callable[[Progress], None]
+__all__ = ["Candidate", "Progress", "Report", "check_expected", "measure"]
 
 
 def measure(
@@ -56,16 +47,22 @@ def measure(
     *,
     reuse: bool = False,
     open_runners: int = OPEN_RUNNERS,
+    retries: int = RETRIES,
+    skip_preflight: bool = False,
+    clock: Clock = HOST,
 ) -> list[Measurement]:
     """Measure candidates interleaved and return their measurements in the order given.
 
     Candidates with equal keys (same artifact, target and series) are measured once. With `reuse`,
     the newest stable measurement of the same key is returned as it is. At most `open_runners` runners
     are up at a time; beyond that a candidate's runner is started and warmed up again for each of
-    its rounds, so raise it as far as the device's memory allows.
+    its rounds, so raise it as far as the device's memory allows. A candidate's round is tried again
+    after at most `retries` faults; with 0 the first ends the run. With `skip_preflight`, a device that
+    is not fit is measured all the same; the reading says so.
 
-    Raises DeviceError when the device or a runner fails or is not the one the profile expects.
-    Whatever ends it early, Ctrl-C too, ends the runners and keeps all finished rounds.
+    Raises DeviceError when the device or a runner fails or is not the one the profile expects, and
+    UnstableMeasurementError when the device is not fit to be measured, or stays too hot. Whatever ends
+    it early, Ctrl-C too, ends the runners and keeps all finished rounds.
     """
     report = progress or (lambda _: None)
     fingerprint = dict(device.fingerprint())
@@ -73,12 +70,17 @@ def measure(
     headers = [_header(c, device, profile, fingerprint) for c in candidates]
     known = _reusable(headers, database, report) if reuse else {}
     new = {
-        h.key: Series(c, h, profile) for c, h in zip(candidates, headers, strict=True) if h.key not in known
+        h.key: Series(c, h, profile, clock, skip_preflight)
+        for c, h in zip(candidates, headers, strict=True)
+        if h.key not in known
     }
     _resume(list(new.values()), database, report)
     with closing(OpenRunners(device, database, open_runners)) as runners:
-        _run(list(new.values()), runners, device, database, report)
-    known |= {key: _finish(series, database, report) for key, series in new.items()}
+        run = Run(runners, device, database, report, clock, retries)
+        _run(list(new.values()), run, profile)
+    known |= {key: _finish(s, database, report) for key, s in new.items() if key not in run.aside}
+    if run.aside:
+        raise DeviceError(_set_aside(run.aside, len(new)))
     return [known[header.key] for header in headers]
 
 
@@ -130,45 +132,38 @@ def _reusable(
 def _resume(all_series: Sequence[Series], database: MeasurementDatabase, report: Report) -> None:
     for series in all_series:
         if series.resume(database):
-            report(_progress(series, "resumed"))
+            report(progress_of(series, "resumed"))
 
 
-def _run(
-    all_series: Sequence[Series],
-    runners: OpenRunners,
-    device: Device,
-    database: MeasurementDatabase,
-    report: Report,
-) -> None:
-    """Start the runners and make rounds until every series is narrow or exhausted."""
-    if all(_done(s) for s in all_series):
+def _run(all_series: Sequence[Series], run: Run, profile: DeviceProfile) -> None:
+    """Check the device, start the runners and make the rounds, where any is missing."""
+    if all(s.exhausted() or s.narrow() for s in all_series):
         return
-    time.sleep(all_series[0].profile.protocol.settle_s)
-    for series in all_series:
-        if not series.exhausted():
-            runners.of(series)
-            report(_progress(series, "ready"))
-    while not all(_done(s) for s in all_series):
-        for series in _next_cycle(all_series):
-            series.run_round(runners.of(series), device, database)
-            report(_progress(series, "round"))
+    checks = _preflight(run, profile, all_series[0].skip_preflight)
+    run.clock.sleep(profile.protocol.settle_s)
+    start_runners(all_series, run)
+    for row in [s.row for s in all_series if s.row is not None]:
+        for check in checks:
+            run.database.note(row, f"preflight: {check.found}")
+    make_rounds(all_series, run)
 
 
-def _next_cycle(all_series: Sequence[Series]) -> list[Series]:
-    """Return the series that make the next round, in an order that rotates from round to round.
+def _preflight(run: Run, profile: DeviceProfile, skip: bool) -> list[Check]:
+    """Tell what is amiss and return it; UnstableMeasurementError where the profile refuses it."""
+    state = run.device.state()
+    checks = preflight(state, profile.preflight, cores_of(run.device.fingerprint(), state))
+    amiss = [c for c in checks if c.outcome in (Outcome.WARN, Outcome.REFUSE)]
+    for check in amiss:
+        run.report(Progress("", "preflight", 0, None, f"{check.outcome}: {check.sentence}"))
+    if not skip:
+        refuse_unfit(checks, run.device.name)
+    return amiss
 
-    Those that are narrow already go on with the others, so that rounds stay paired. After an
-    interruption, those that are behind catch up first.
-    """
-    going = [s for s in all_series if not s.exhausted()]
-    fewest = min(len(s.rounds) for s in going)
-    behind = [s for s in going if len(s.rounds) == fewest]
-    first = fewest % len(behind)
-    return behind[first:] + behind[:first]
 
-
-def _done(series: Series) -> bool:
-    return series.exhausted() or series.narrow()
+def _set_aside(aside: Mapping[str, str], candidates: int) -> str:
+    rest = candidates - len(aside)
+    kept = f"\nThe {rest} other candidates are measured, and kept" if rest else ""
+    return "\n".join(aside.values()) + kept
 
 
 def _finish(series: Series, database: MeasurementDatabase, report: Report) -> Measurement:
@@ -178,10 +173,3 @@ def _finish(series: Series, database: MeasurementDatabase, report: Report) -> Me
     assert found is not None
     report(Progress(series.candidate.label, "finished", len(found.rounds), found.statistics))
     return found
-
-
-def _progress(series: Series, event: str) -> Progress:
-    interim = series.interim()
-    return Progress(
-        series.candidate.label, event, len(series.rounds), interim.statistics if interim else None
-    )

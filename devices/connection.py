@@ -3,6 +3,10 @@
 SQLite runs in WAL mode with `synchronous=FULL`: a committed round survives `kill -9` and a power
 cut. Transactions that write begin by taking the write lock and wait for other writers up to
 `BUSY_S`, so that several processes may measure into one file.
+
+A database of an older version is brought up to this one when it is opened: whatever a version adds
+is a table, or a column that may be NULL, so that no row changes and nothing is lost. An edgewright of
+before then refuses it and says why.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from compiler.errors import UsageError
-from devices.schema import VERSION, metadata, schema
+from devices.schema import ADDED, OLDEST, VERSION, incident, metadata, schema
 
 BUSY_S = 60
 
@@ -94,5 +98,21 @@ def _prepare(engine: sa.Engine) -> None:
 
 def _check_version(connection: sa.Connection) -> None:
     found: Any = connection.execute(sa.select(sa.func.max(schema.c.version))).scalar()
-    if found != VERSION:
+    if isinstance(found, int) and OLDEST <= found < VERSION:
+        _bring_up(connection)
+    elif found != VERSION:
         raise UsageError(f"its schema is version {found}, this edgewright reads version {VERSION}")
+
+
+def _bring_up(connection: sa.Connection) -> None:
+    """Add what this version has and an older one has not, in the transaction that looked."""
+    inspector = sa.inspect(connection)
+    incident.create(connection, checkfirst=True)
+    quote = connection.dialect.identifier_preparer
+    for column in ADDED:
+        there = {known["name"] for known in inspector.get_columns(column.table.name)}
+        if column.name not in there:
+            kind = column.type.compile(connection.dialect)
+            table, name = quote.format_table(column.table), quote.format_column(column)
+            connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
+    connection.execute(schema.insert().values(version=VERSION))

@@ -26,7 +26,7 @@ from compiler.errors import UsageError
 from compiler.records import DeviceState, Measurement, Metric, Round, Statistics
 from devices.connection import connect, reason
 from devices.sampling import FIELDS
-from devices.schema import finished, measurement, round_
+from devices.schema import finished, incident, measurement, round_
 from devices.verdict import Conclusion, readings
 
 
@@ -50,6 +50,8 @@ class Header:
     label: str = ""
     load_ns: int = 0
     first_ns: int = 0
+    size_bytes: int | None = None
+    peak_rss_bytes: int | None = None
 
     @property
     def fingerprint_digest(self) -> str:
@@ -65,7 +67,10 @@ class Header:
 
 @dataclass(frozen=True)
 class Summary:
-    """A finished measurement without its rounds: what it was of, and its verdict."""
+    """A finished measurement without its rounds: what it was of, and its verdict.
+
+    `throttled` says whether any round was.
+    """
 
     id: int
     series: str
@@ -73,6 +78,7 @@ class Summary:
     target: Mapping[str, str]
     stable: bool
     statistics: Statistics
+    throttled: bool = False
 
 
 class MeasurementDatabase:
@@ -114,10 +120,23 @@ class MeasurementDatabase:
         row: dict[str, Any] = {FIELDS[kind]: _pack(readings(round, metric, kind)) for kind in FIELDS}
         row |= {"before": asdict(round.before), "after": asdict(round.after)}
         row |= {"affinity": list(round.affinity), "created_ns": time.time_ns()}
+        row |= {"duration_ns": round.duration_ns, "canary_ns": round.canary_ns}
         with self._writing() as connection:
             connection.execute(
                 round_.insert().values(measurement_id=measurement_id, index=round.index, **row)
             )
+
+    def note(self, measurement_id: int, text: str) -> None:
+        """Record an incident of a measurement: a fault, or a wait."""
+        row = {"measurement_id": measurement_id, "text": text, "created_ns": time.time_ns()}
+        with self._writing() as connection:
+            connection.execute(incident.insert().values(row))
+
+    def incidents(self, measurement_id: int) -> tuple[str, ...]:
+        """Return the incidents of a measurement, oldest first."""
+        chosen = sa.select(incident.c.text).where(incident.c.measurement_id == measurement_id)
+        with self._reading() as connection:
+            return tuple(connection.execute(chosen.order_by(incident.c.id)).scalars())
 
     def finish(self, measurement_id: int, conclusion: Conclusion) -> None:
         """Close a measurement with its verdict."""
@@ -166,7 +185,15 @@ class MeasurementDatabase:
         begins = measurement.c.series.startswith(series_start, autoescape=True)
         rows = [row for row in self._rows(begins, **equal) if row.stable is not None]
         return tuple(
-            Summary(row.id, row.series, row.label, row.target, row.stable, Statistics(**row.statistics))
+            Summary(
+                row.id,
+                row.series,
+                row.label,
+                row.target,
+                row.stable,
+                Statistics(**row.statistics),
+                bool(row.throttled_rounds),
+            )
             for row in rows
         )
 
@@ -182,11 +209,15 @@ class MeasurementDatabase:
             return list(connection.execute(query))
 
     def _measurement(self, row: Any) -> Measurement:
-        names = Measurement.__dataclass_fields__.keys() - {"rounds", "statistics", "metric"}
+        names = Measurement.__dataclass_fields__.keys() - {"rounds", "statistics", "metric", "incidents"}
         values = {name: getattr(row, name) for name in names}
         statistics = Statistics(**row.statistics)
         return Measurement(
-            **values, metric=Metric(row.metric), rounds=self._rounds_of(row), statistics=statistics
+            **values,
+            metric=Metric(row.metric),
+            rounds=self._rounds_of(row),
+            statistics=statistics,
+            incidents=self.incidents(row.id),
         )
 
     def _rounds_of(self, row: Any) -> tuple[Round, ...]:
@@ -239,6 +270,8 @@ def _round(row: Mapping[str, Any], metric: Metric, throttled: Sequence[int], noi
         throttled=row["index"] in throttled,
         noisy=row["index"] in noisy,
         also=samples,
+        duration_ns=row["duration_ns"],
+        canary_ns=row["canary_ns"],
     )
 
 

@@ -138,8 +138,8 @@ def latency_table(database: MeasurementDatabase, under: Conditions) -> LatencyTa
 
 
 def _add(run: dict[str, Summary], summary: Summary) -> None:
-    """Keep the newest reading of each program; of a kernel, the newest that is steady."""
-    if summary.stable or summary.label in map(chain_label, CHAINS):
+    """Keep the newest steady reading of each program; a chain's, if it did not throttle, may be unsteady."""
+    if summary.stable or (summary.label in map(chain_label, CHAINS) and not summary.throttled):
         run[summary.label] = summary
 
 
@@ -157,7 +157,8 @@ def _entries(run: Mapping[str, Summary]) -> Iterator[tuple[str, tuple[int, Entry
 def _fixed(run: Mapping[str, Summary]) -> Entry | None:
     """Return the fixed cost of a call in a run, None where a chain is missing.
 
-    A chain need not be steady: its interval goes into that of every entry.
+    A chain need not be steady: its interval goes into that of every entry. One that is not because the
+    clock fell is no reading: the run has no entries.
     """
     short, long = (run.get(chain_label(length)) for length in CHAINS)
     if short is None or long is None:

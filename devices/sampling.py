@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 from compiler.device import BenchmarkProtocol, Session
 from compiler.errors import DeviceError
 from compiler.records import Metric
+from devices.clock import HOST, Clock
 
 FIELDS = {Metric.WALL: "wall_ns", Metric.CPU: "cpu_ns", Metric.INSTRUCTIONS: "instructions"}
 LEAST_SAMPLES = 3
@@ -48,24 +48,49 @@ def take(session: Session, iterations: int, metric: Metric, expected_s: float = 
     return samples
 
 
-def warm_up(session: Session, protocol: BenchmarkProtocol) -> Warm:
+def warm_up(session: Session, protocol: BenchmarkProtocol, clock: Clock = HOST) -> Warm:
     """Run windows of inferences until two neighbours' medians agree within `STEADY`.
 
     At least `warmup_s` seconds are spent, and no more than `warmup_max_s` by whole windows.
     """
     first = take(session, 1, protocol.metric)
     inference_ns, last, steady = _wall(first), 0.0, False
-    start = time.monotonic()
+    start = clock.now()
     for _ in range(MOST_WINDOWS):
         window_s = protocol.warmup_s / WARM_WINDOWS
         samples = take(session, count(window_s, inference_ns), protocol.metric, window_s)
         inference_ns, median = _wall(samples), float(np.median(samples[protocol.metric]))
         steady = abs(median - last) <= STEADY * median
         last = median
-        spent = time.monotonic() - start
+        spent = clock.now() - start
         if spent >= protocol.warmup_max_s or (steady and spent >= protocol.warmup_s):
             break
     return Warm(int(_wall(first)), inference_ns, steady)
+
+
+def canary(session: Session, metric: Metric) -> int | None:
+    """Return the median of a few inferences' processor time, of their wall time where that is not read.
+
+    A preempted process waits without using processor time: what grows is a clock that fell. None for
+    a metric that no clock moves.
+    """
+    if metric is Metric.INSTRUCTIONS:
+        return None
+    samples = take(session, LEAST_SAMPLES, metric)
+    read = samples.get(Metric.CPU) or samples.get(Metric.WALL)
+    return int(np.median(read)) if read else None
+
+
+def peak_memory(session: Session) -> int | None:
+    """Return the most bytes of memory the runner has held, None where it does not tell.
+
+    A runner that knows no such request answers with an error and stays up.
+    """
+    try:
+        found = session.request({"do": "memory"}).get("peak_rss_bytes")
+    except DeviceError:
+        return None
+    return found if type(found) is int and found > 0 else None
 
 
 def count(seconds: float, inference_ns: float) -> int:

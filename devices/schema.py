@@ -1,18 +1,23 @@
 """The tables of the measurement database.
 
 Append-only tables: `measurement` says what was measured and how, `round` holds the samples of each
-finished round, and a row of `finished` closes a measurement with its verdict. A row of
+finished round, a row of `incident` a fault or a wait on the way, and a row of `finished` closes a
+measurement with its verdict. A row of
 `schedule_trial` is a schedule that was tried for a kernel; a database from before this table gains it
 when the first is written (`devices/schedules.py`), so that the version stays. On SQLite, triggers
 refuse to change or delete a row. Samples are little-endian 64-bit integers, one blob for
-each metric; what has structure is JSON. `edgewright_schema` holds the version of all this.
+each metric; what has structure is JSON. `edgewright_schema` holds the version of all this: its largest.
+
+Version 2 adds the table `incident`, columns that may be NULL (`ADDED`), and bounds of the tails in
+`statistics`. A database of version 1 gains them when it is opened (`devices/connection.py`).
 """
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-VERSION = 1
+VERSION = 2
+OLDEST = 1  # that is brought up to VERSION
 
 metadata = sa.MetaData()
 
@@ -41,6 +46,8 @@ measurement = sa.Table(
     sa.Column("load_ns", sa.BigInteger, nullable=False),
     sa.Column("first_ns", sa.BigInteger, nullable=False),
     sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger),
+    sa.Column("peak_rss_bytes", sa.BigInteger),
     # On SQLite, an id is never given twice.
     sqlite_autoincrement=True,
 )
@@ -57,6 +64,18 @@ round_ = sa.Table(
     sa.Column("after", sa.JSON, nullable=False),
     sa.Column("affinity", sa.JSON, nullable=False),
     sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sa.Column("duration_ns", sa.BigInteger),
+    sa.Column("canary_ns", sa.BigInteger),
+)
+
+incident = sa.Table(
+    "incident",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("measurement_id", sa.ForeignKey("measurement.id"), nullable=False, index=True),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 finished = sa.Table(
@@ -86,7 +105,14 @@ schedule_trial = sa.Table(
     sqlite_autoincrement=True,
 )
 
-for _table in (measurement, round_, finished, schedule_trial):
+ADDED = (
+    measurement.c.size_bytes,
+    measurement.c.peak_rss_bytes,
+    round_.c.duration_ns,
+    round_.c.canary_ns,
+)
+
+for _table in (measurement, round_, incident, finished, schedule_trial):
     for _verb in ("UPDATE", "DELETE"):
         _trigger = sa.DDL(  # type: ignore[no-untyped-call]  # SQLAlchemy left it untyped
             f"CREATE TRIGGER {_table.name}_no_{_verb.lower()} BEFORE {_verb} ON {_table.name} "

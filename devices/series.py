@@ -6,15 +6,19 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from compiler.device import BenchmarkProtocol, Device, DeviceProfile, Session
 from compiler.errors import DeviceError
-from compiler.records import Metric, Round, RunSpec
+from compiler.records import DeviceState, Metric, Round, RunSpec
+from devices.clock import HOST, Clock
+from devices.cooling import Cooling
 from devices.database import Header, MeasurementDatabase
+from devices.preflight import during, refuse_unfit
 from devices.runner import start_runner
-from devices.sampling import count, take, warm_up
+from devices.sampling import count, peak_memory, take, warm_up
 from devices.statistics import RESAMPLES
 from devices.verdict import Conclusion, conclude, readings
 
@@ -42,11 +46,22 @@ class Candidate:
 class Series:
     """The growing series of rounds of one candidate."""
 
-    def __init__(self, candidate: Candidate, header: Header, profile: DeviceProfile) -> None:
+    def __init__(
+        self,
+        candidate: Candidate,
+        header: Header,
+        profile: DeviceProfile,
+        clock: Clock = HOST,
+        skip_preflight: bool = False,
+    ) -> None:
         """Start with no rounds and no row in the database."""
         self.candidate = candidate
         self.header = header
         self.profile = profile
+        self.clock = clock
+        self.skip_preflight = skip_preflight
+        self.waits: list[str] = []
+        self.cooling = Cooling(profile.protocol, header.metric, clock, self.waits.append)
         self.row: int | None = None
         self.rounds: list[Round] = []
         self.inference_ns = 0.0
@@ -58,6 +73,7 @@ class Series:
         self.row = database.unfinished(self.header.key)
         if self.row is not None:
             self.rounds = list(database.rounds(self.row))
+            self.cooling.remember(self.rounds)
             self._interim = self._narrow = None
         return self.row is not None
 
@@ -67,11 +83,16 @@ class Series:
             session = start_runner(device, self.candidate.spec, self.profile.affinity)
             try:
                 self._check_threads(session)
-                warm = warm_up(session, self.profile.protocol)
+                warm = warm_up(session, self.profile.protocol, self.clock)
                 if self.row is None:
                     first = _whole(session.ready.get("first_ns", warm.first_ns), "first_ns")
                     load = _whole(session.ready.get("load_ns"), "load_ns")
-                    self.row = database.begin(replace(self.header, load_ns=load, first_ns=first))
+                    size, peak = _size(self.candidate.spec), peak_memory(session)
+                    self.row = database.begin(
+                        replace(
+                            self.header, load_ns=load, first_ns=first, size_bytes=size, peak_rss_bytes=peak
+                        )
+                    )
             except BaseException:
                 session.close()
                 raise
@@ -83,10 +104,13 @@ class Series:
         assert self.row is not None
         protocol, metric = self.profile.protocol, self.header.metric
         with self._named():
-            before = device.state()
+            canary_ns = self._cool(session, device, database)
+            before = self._fit(device)
+            start = self.clock.now()
             samples = dict(
                 take(session, count(protocol.round_s, self.inference_ns), metric, protocol.round_s)
             )
+            duration_s = self.clock.now() - start
             after = device.state()
         affinity = session.ready.get("affinity")
         made = Round(
@@ -96,6 +120,8 @@ class Series:
             after=after,
             affinity=tuple(affinity) if isinstance(affinity, list) else (),
             also=samples,
+            duration_ns=round(duration_s * 1e9),
+            canary_ns=canary_ns,
         )
         database.append(self.row, metric, made)
         self.rounds.append(made)
@@ -106,13 +132,13 @@ class Series:
     def interim(self) -> Conclusion | None:
         """Return what the rounds so far say, None before the first."""
         if self._interim is None and self.rounds:
-            self._interim = self.conclude(INTERIM_RESAMPLES)
+            self._interim = self.conclude(INTERIM_RESAMPLES, tails=False)
         return self._interim
 
-    def conclude(self, resamples: int) -> Conclusion:
+    def conclude(self, resamples: int, *, tails: bool = True) -> Conclusion:
         """Return the verdict on all rounds."""
-        protocol = self.profile.protocol
-        return conclude(self.rounds, self.header.metric, self.profile.threads, protocol, resamples)
+        protocol, metric = self.profile.protocol, self.header.metric
+        return conclude(self.rounds, metric, self.profile.threads, protocol, resamples, tails=tails)
 
     def narrow(self) -> bool:
         """Tell whether there are enough clean rounds and their interval is within the target width."""
@@ -122,7 +148,7 @@ class Series:
             self._narrow = (
                 interim is not None
                 and self._within_target(interim)
-                and self._within_target(self.conclude(RESAMPLES))
+                and self._within_target(self.conclude(RESAMPLES, tails=False))
             )
         return self._narrow
 
@@ -144,6 +170,24 @@ class Series:
                 f"{self.profile.threads}"
             )
 
+    def _cool(self, session: Session, device: Device, database: MeasurementDatabase) -> int | None:
+        """Wait as the cool-down asks, and record that it waited, also where it then gives up."""
+        assert self.row is not None
+        try:
+            return self.cooling.wait(device, session)
+        finally:
+            for text in self.waits:
+                database.note(self.row, text)
+            self.waits.clear()
+
+    def _fit(self, device: Device) -> DeviceState:
+        """Return the state before a round; UnstableMeasurementError where the profile refuses it."""
+        state = device.state()
+        if not self.skip_preflight:
+            kept = f"The {len(self.rounds)} rounds that are done are kept: run the same command again."
+            refuse_unfit(during(state, self.profile.preflight), device.name, kept)
+        return state
+
     @contextmanager
     def _named(self) -> Iterator[None]:
         try:
@@ -154,8 +198,15 @@ class Series:
 
 def exhausted(rounds: list[Round], protocol: BenchmarkProtocol) -> bool:
     """Tell whether the rounds reach `max_rounds`, or their time `max_seconds`."""
-    spent_s = sum(r.after.time_ns - r.before.time_ns for r in rounds) / 1e9
+    spent_s = sum(map(_duration_ns, rounds)) / 1e9
     return len(rounds) >= protocol.max_rounds or spent_s >= protocol.max_seconds
+
+
+def _duration_ns(round_: Round) -> int:
+    # Rounds of an older database know no more than the device's wall clock, which may have been set.
+    if round_.duration_ns is not None:
+        return round_.duration_ns
+    return max(0, round_.after.time_ns - round_.before.time_ns)
 
 
 class OpenRunners:
@@ -178,6 +229,12 @@ class OpenRunners:
         self._open.move_to_end(key)
         return self._open[key]
 
+    def drop(self, series: Series) -> None:
+        """End the runner of a series, if it is up."""
+        session = self._open.pop(series.header.key, None)
+        if session is not None:
+            session.close()
+
     def close(self) -> None:
         """End all runners."""
         while self._open:
@@ -188,3 +245,14 @@ def _whole(value: object, name: str) -> int:
     if type(value) is not int or value < 0:
         raise DeviceError(f"the runner's ready line holds {name} = {value!r}, not nanoseconds")
     return value
+
+
+def _size(spec: RunSpec) -> int:
+    """Return the bytes of the files that a runner is given."""
+    return sum(_bytes(path) for path in spec.files.values())
+
+
+def _bytes(path: Path) -> int:
+    if path.is_dir():
+        return sum(child.stat().st_size for child in path.rglob("*") if child.is_file())
+    return path.stat().st_size

@@ -14,6 +14,10 @@ median is then known in closed form and needs no resampling (Maritz and Jarrett,
 the median of a resample of n is at most the k-th smallest sample with the probability that a
 binomial of n draws at k/n reaches the middle rank. Read such an interval as too narrow.
 
+The 90th and the 99th percentile are bounded in the same two ways. An upper bound of a percentile p
+needs samples beyond it: with n of them the largest is above it with probability 1 - p^n, and where
+that is below 97.5% (n under 36 for p90, under 368 for p99) there is no bound to give.
+
 `ratio` compares two candidates that were measured interleaved: round i of one beside round i of
 the other, so that what both rounds share cancels before the interval is made.
 """
@@ -35,6 +39,8 @@ CLUSTERS = 5
 RESAMPLES = 2000
 POINTS = 8192  # a round of many samples stands in the bootstrap as evenly spaced order statistics
 CHUNK = 100
+QUANTILES = (0.5, 0.9, 0.99)
+CONFIDENT = 0.975  # of each bound
 
 Floats = NDArray[np.float64]
 
@@ -49,22 +55,34 @@ class Ratio:
     rounds: int
 
 
-def summarise(rounds: Sequence[Sequence[int]], resamples: int = RESAMPLES, seed: int = 0) -> Statistics:
+def summarise(
+    rounds: Sequence[Sequence[int]], resamples: int = RESAMPLES, seed: int = 0, *, tails: bool = True
+) -> Statistics:
     """Return the statistics of the samples of all rounds, pooled.
 
-    The interval of the median resamples whole rounds where there are five or more, because
-    samples within a round are correlated; see the module. Raises ValueError without samples.
+    Intervals resample whole rounds where there are five or more, because samples within a round are
+    correlated; see the module. Without `tails` only the median has one, which is quicker. Raises
+    ValueError without samples.
     """
     clusters = [np.sort(np.asarray(r, dtype=np.float64)) for r in rounds if len(r)]
     if not clusters:
         raise ValueError("statistics need at least one sample")
-    pooled = np.concatenate(clusters)
+    pooled = np.sort(np.concatenate(clusters))
+    bounded = QUANTILES if tails else QUANTILES[:1]
     if len(clusters) >= CLUSTERS:
-        low, high = np.percentile(_cluster_medians(clusters, resamples, seed), _tails(len(clusters)))
+        drawn = _cluster_quantiles(clusters, bounded, resamples, seed)
+        pairs = [np.percentile(values, _tails(len(clusters))) for values in drawn]
     else:
-        low, high = _independent_interval(np.sort(pooled))
-    median, p90, p99 = np.percentile(pooled, (50, 90, 99))
-    return Statistics(len(pooled), *map(float, (median, low, high, p90, p99, pooled.min())))
+        pairs = [_independent_interval(pooled, q) for q in bounded]
+    bounds = [(float(low), float(high)) for low, high in pairs]
+    known = {
+        f"p{q * 100:.0f}_{end}": value
+        for q, pair in zip(bounded[1:], bounds[1:], strict=True)
+        if 1 - q ** len(pooled) >= CONFIDENT
+        for end, value in zip(("low", "high"), pair, strict=True)
+    }
+    median, p90, p99 = map(float, np.percentile(pooled, [100 * q for q in QUANTILES]))
+    return Statistics(len(pooled), median, *bounds[0], p90, p99, float(pooled[0]), **known)
 
 
 def ratio(
@@ -100,8 +118,10 @@ def _medians(rounds: Sequence[Round]) -> dict[int, float]:
     return {r.index: float(np.median(r.samples)) for r in clean}
 
 
-def _cluster_medians(clusters: Sequence[Floats], resamples: int, seed: int) -> Floats:
-    """Return the median of the pooled samples for each resampling of whole clusters."""
+def _cluster_quantiles(
+    clusters: Sequence[Floats], quantiles: Sequence[float], resamples: int, seed: int
+) -> Floats:
+    """Return for each quantile that of the pooled samples, for each resampling of whole clusters."""
     count = len(clusters)
     thinned = [_thin(c, max(16, POINTS // count)) for c in clusters]
     points = np.concatenate(thinned)
@@ -113,20 +133,22 @@ def _cluster_medians(clusters: Sequence[Floats], resamples: int, seed: int) -> F
     order = np.argsort(points, kind="stable")
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
     parts = [
-        _weighted_medians(points[order], draws[i : i + CHUNK][:, owner[order]] * weight[order])
+        _weighted_quantiles(points[order], draws[i : i + CHUNK][:, owner[order]] * weight[order], quantiles)
         for i in range(0, resamples, CHUNK)
     ]
-    return np.concatenate(parts)
+    return np.concatenate(parts, axis=1)
 
 
-def _weighted_medians(points: Floats, weights: NDArray[Any]) -> Floats:
-    """Return for each row of weights the mean of the lower and upper weighted median of sorted points."""
+def _weighted_quantiles(points: Floats, weights: NDArray[Any], quantiles: Sequence[float]) -> Floats:
+    """Return for each quantile and row of weights the mean of the lower and upper one of sorted points."""
     reached = np.cumsum(weights, axis=1)
-    half = reached[:, -1:] / 2
-    lower = np.argmax(reached >= half * (1 - 1e-12), axis=1)
-    upper = np.argmax(reached > half * (1 + 1e-12), axis=1)
-    medians: Floats = (points[lower] + points[upper]) / 2
-    return medians
+    found = []
+    for q in quantiles:
+        wanted = q * reached[:, -1:]
+        lower = np.argmax(reached >= wanted * (1 - 1e-12), axis=1)
+        upper = np.argmax(reached > wanted * (1 + 1e-12), axis=1)
+        found.append((points[lower] + points[upper]) / 2)
+    return np.stack(found)
 
 
 def _thin(values: Floats, most: int) -> Floats:
@@ -136,9 +158,9 @@ def _thin(values: Floats, most: int) -> Floats:
     return thinned
 
 
-def _independent_interval(values: Floats) -> tuple[float, float]:
+def _independent_interval(values: Floats, quantile: float) -> tuple[float, float]:
     n = len(values)
-    middle = math.ceil(n / 2)
-    at_most = binom.sf(middle - 1, n, np.arange(1, n + 1) / n)
-    low, high = np.searchsorted(at_most, (0.025, 0.975))
+    rank = math.ceil(quantile * n)
+    at_most = binom.sf(rank - 1, n, np.arange(1, n + 1) / n)
+    low, high = np.searchsorted(at_most, (1 - CONFIDENT, CONFIDENT))
     return float(values[low]), float(values[min(high, n - 1)])

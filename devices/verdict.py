@@ -2,15 +2,18 @@
 
 Throttled: the clock fell. Where the device tells its clock, a round counts as throttled when the
 clock after it stood under `CLOCK_DROP` of the best clock seen and the round was slower by more
-than `SLOWER_WITH_CLOCK`. Where it does not, the readings are the canary: a round whose median
-exceeds the run's best rolling baseline by `SLOWER`, with a neighbouring round that does too (a
-lower clock lasts; a hiccup does not), while its processor time rose as well. A preempted process
-waits without using processor time, so this tells a slow clock from a busy machine.
+than `SLOWER_WITH_CLOCK`. Where it does not, a round counts when the inference just before it, its
+canary, took longer than the best one by `SLOWER`; and the readings are canaries as well: a round
+whose median exceeds the run's best rolling baseline by `SLOWER`, with a neighbouring round that does
+too (a lower clock lasts; a hiccup does not), while its processor time rose as well. A preempted
+process waits without using processor time, so this tells a slow clock from a busy machine. Whatever
+the clock says, a round is throttled when Android's thermal service was at `THROTTLING` or above.
 
 Noisy: the process did not get the processor. The median of wall over processor time exceeds what
 the same runner needs when left alone by `PREEMPTED`. For one thread that is 1; for more it is the
 run's best rolling value, since their processor times add up. A reading of processor time or of
-instructions does not suffer from waiting, so for those metrics no round is noisy.
+instructions does not suffer from waiting, so for those metrics no round is that. Noisy, too, is a
+round under another governor or power mode than most of the run: it is of another population.
 
 Judged rounds are kept; the marked ones are left out of the statistics. Where too few clean
 rounds remain, all are used and the measurement is not stable: picking the fast minority would be
@@ -19,6 +22,7 @@ telling the story we want.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -35,6 +39,7 @@ CLOCK_DROP = 0.90
 CPU_ROSE = 1.05
 PREEMPTED = 1.15
 LEAST_CLEAN = 3
+THROTTLING = 2  # moderate, of Android's 0 (none) to 6 (shutdown)
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,14 @@ def conclude(
     threads: int,
     protocol: BenchmarkProtocol,
     resamples: int = RESAMPLES,
+    *,
+    tails: bool = True,
 ) -> Conclusion:
-    """Judge the rounds of one measurement; ValueError where there is none."""
+    """Judge the rounds of one measurement, with or without bounds of the tails; ValueError without any."""
     judged = judge(rounds, metric, threads)
     clean = [r for r in judged if not (r.throttled or r.noisy)]
     enough = len(clean) >= max(LEAST_CLEAN, (len(judged) + 1) // 2)
-    statistics = summarise([r.samples for r in (clean if enough else judged)], resamples)
+    statistics = summarise([r.samples for r in (clean if enough else judged)], resamples, tails=tails)
     stable = enough and statistics.relative_width <= protocol.unstable_width
     return Conclusion(judged, statistics, len(clean), stable)
 
@@ -67,8 +74,8 @@ def judge(rounds: Sequence[Round], metric: Metric, threads: int) -> tuple[Round,
     """Return the rounds with `throttled` and `noisy` set from all of them together."""
     if not rounds:
         return ()
-    throttled = _throttled(rounds, metric)
-    noisy = _noisy(rounds, metric, threads)
+    throttled = [t or _limited(r) for t, r in zip(_throttled(rounds, metric), rounds, strict=True)]
+    noisy = [n or c for n, c in zip(_noisy(rounds, metric, threads), _changed(rounds), strict=True)]
     return tuple(
         replace(r, throttled=slow, noisy=disturbed)
         for r, slow, disturbed in zip(rounds, throttled, noisy, strict=True)
@@ -89,7 +96,31 @@ def _throttled(rounds: Sequence[Round], metric: Metric) -> list[bool]:
         return [d and s > SLOWER_WITH_CLOCK for d, s in zip(dropped, slower, strict=True)]
     cpu = _relative([_median(readings(r, metric, Metric.CPU)) for r in rounds])
     slow = [s > SLOWER and c > CPU_ROSE for s, c in zip(slower, cpu, strict=True)]
-    return [s and (any(slow[max(0, i - 1) : i]) or any(slow[i + 1 : i + 2])) for i, s in enumerate(slow)]
+    lasting = [any(slow[max(0, i - 1) : i]) or any(slow[i + 1 : i + 2]) for i in range(len(slow))]
+    return [(s and n) or c for s, n, c in zip(slow, lasting, _canaries(rounds), strict=True)]
+
+
+def _canaries(rounds: Sequence[Round]) -> list[bool]:
+    """Tell for each round whether its canary found a slower clock than the best one."""
+    seen = [r.canary_ns for r in rounds if r.canary_ns]
+    return [bool(r.canary_ns) and (r.canary_ns or 0) > SLOWER * min(seen) for r in rounds]
+
+
+def _limited(round_: Round) -> bool:
+    """Tell whether the device said of itself that it was throttling."""
+    said = (round_.before.thermal_status, round_.after.thermal_status)
+    return any(text is not None and text.isdecimal() and int(text) >= THROTTLING for text in said)
+
+
+def _changed(rounds: Sequence[Round]) -> list[bool]:
+    """Tell for each round whether it began or ended in another mode than most of the run."""
+    modes = [(_mode(r.before), _mode(r.after)) for r in rounds]
+    usual = Counter(mode for pair in modes for mode in pair).most_common(1)[0][0]
+    return [pair != (usual, usual) for pair in modes]
+
+
+def _mode(state: DeviceState) -> tuple[str | None, bool | None]:
+    return state.governor, state.power_save
 
 
 def _noisy(rounds: Sequence[Round], metric: Metric, threads: int) -> list[bool]:

@@ -1,7 +1,8 @@
 """`--target auto`: build for every runtime of the profile, measure them interleaved, keep the fastest.
 
 Only what verified is measured. A program of several methods counts by the sum of their medians. The
-artifact kept holds the table of all under `compared`, in the order of their latency.
+artifact kept holds the table of all under `compared`, in the order of their latency. What gives no
+steady reading, twice over, cannot win: it stands behind the others, marked as such.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from compiler.device import DeviceProfile
-from compiler.errors import EdgewrightError, UnsupportedModelError
+from compiler.errors import EdgewrightError, UnstableMeasurementError, UnsupportedModelError
 from compiler.records import Artifact, Measurement
 from devices import open_device
 from devices.benchmark import Candidate, measure
 from devices.benchmark import Progress as Event
 from devices.database import MeasurementDatabase
 from edgewright.artifact import MANIFEST, building, check_replaceable, write_json
-from edgewright.profiling import UNITS, candidate, tuned, tuned_kernels
+from edgewright.profiling import UNITS, candidate, told, tuned, tuned_kernels
 from edgewright.stages import Progress
 from targets import get_target
 
@@ -39,7 +40,7 @@ def choose(
     """Build by `attempt(target name, folder)` for each target of the profile and keep the fastest at `out`.
 
     Raises UnsupportedModelError with the reason of each target where none builds and verifies, and
-    what measuring raises.
+    what measuring raises; UnstableMeasurementError where no reading is steady enough to decide on.
     """
     check_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,7 @@ def choose(
         if not built:
             reasons = "; ".join(f"{row['target']}: {row['reason']}" for row in rows)
             raise UnsupportedModelError(f"no target of the profile {profile.name!r} builds it: {reasons}")
-        rows = sorted(_measured(built, profile, device, database, progress), key=_latency) + rows
+        rows = _ranked(built, profile, device, database, progress) + rows
         best = built[str(rows[0]["target"])]
         manifest = {**best.manifest, "compared": rows}
         with building(out) as folder:
@@ -75,6 +76,27 @@ def _build(
     return built, rows
 
 
+def _ranked(
+    built: Mapping[str, Artifact],
+    profile: DeviceProfile,
+    device: str,
+    database: str | Path | MeasurementDatabase,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Return the rows of what was measured, fastest first, those without a steady reading behind."""
+    rows = _measured(built, profile, device, database, progress)
+    if not all(row["stable"] for row in rows):
+        progress("some readings are not steady: measure again")
+        rows = _measured(built, profile, device, database, progress)
+    if not any(row["stable"] for row in rows):
+        raise UnstableMeasurementError(
+            f"no target's reading on {device} is steady enough to choose by: {', '.join(built)} were built "
+            f"and measured twice. Quieten the device, raise [protocol] max_seconds in the profile, or name "
+            f"the target"
+        )
+    return sorted(rows, key=lambda row: (not row["stable"], _latency(row)))
+
+
 def _measured(
     built: Mapping[str, Artifact],
     profile: DeviceProfile,
@@ -87,7 +109,7 @@ def _measured(
     candidates = [candidate(built[n], get_target(n), profile, f"{n} {m}", m) for n, m in keys]
 
     def tell(event: Event) -> None:
-        progress(f"{event.event}: {event.rounds} rounds")
+        progress(told(event))
 
     if isinstance(database, MeasurementDatabase):
         found = _run(candidates, profile, device, database, tell)

@@ -15,6 +15,7 @@ from devices.benchmark import Candidate, measure
 from devices.benchmark import Progress as Event
 from devices.database import MeasurementDatabase
 from edgewright.artifact import method_entry, read_artifact
+from edgewright.limits import Limits, limited, on_cluster
 from edgewright.recipe import resolve
 from edgewright.stages import Progress, silent
 
@@ -31,6 +32,9 @@ def profile(
     database: str | Path | MeasurementDatabase = "sqlite://",
     allow_unstable: bool = False,
     reuse: bool = False,
+    limits: Limits | None = None,
+    cluster: str | None = None,
+    skip_preflight: bool = False,
     progress: Progress = silent,
 ) -> Measurement:
     """Measure an artifact's latency on a device.
@@ -44,23 +48,28 @@ def profile(
             `sqlite://` (the default) to keep nothing. An interrupted measurement goes on where it stopped.
         allow_unstable: return an unsteady reading, marked as such, in place of raising.
         reuse: return the newest stable measurement of the same artifact and conditions, if any.
+        limits: when to stop, in the place of what the profile says.
+        cluster: the processors to run on, by the name the profile has for them.
+        skip_preflight: measure a device that is not fit for it too; the reading says what was amiss.
         progress: called with what happens.
 
     Raises:
-        UsageError: the folder is no artifact, it has no such method, or the profile or database cannot
-            be read.
+        UsageError: the folder is no artifact, it has no such method, the profile or database cannot be
+            read, or the profile has no such cluster.
         DeviceError: the device is missing, lost, or not the one the profile expects.
-        UnstableMeasurementError: the reading is not steady enough to decide on.
+        UnstableMeasurementError: the device is not fit to be measured, or the reading is not steady
+            enough to decide on.
     """
     built = artifact if isinstance(artifact, Artifact) else read_artifact(artifact)
     target, found = resolve(profile or str(built.manifest["profile"]), str(built.manifest["target"]))
+    found = on_cluster(limited(found, limits or Limits()), cluster)
     chosen = open_device(device)
     one = candidate(built, target, found, method=method)
     if isinstance(database, MeasurementDatabase):
-        measurement = _measure(one, chosen, found, database, progress, reuse)
+        measurement = _measure(one, chosen, found, database, progress, reuse, skip_preflight)
     else:
         with MeasurementDatabase(database) as opened:
-            measurement = _measure(one, chosen, found, opened, progress, reuse)
+            measurement = _measure(one, chosen, found, opened, progress, reuse, skip_preflight)
     if not (measurement.stable or allow_unstable):
         raise _unstable(measurement)
     return measurement
@@ -111,10 +120,18 @@ def measurement_document(
         "throttled": measurement.throttled,
         "rounds": len(measurement.rounds),
         "samples": count,
+        "throttled_rounds": sum(r.throttled for r in measurement.rounds),
+        "noisy_rounds": sum(r.noisy for r in measurement.rounds),
         **{f"{name}_{unit}": value for name, value in statistics.items()},
         "interval_percent": 95,
         "load_ns": measurement.load_ns,
         "first_ns": measurement.first_ns,
+        "peak_rss_bytes": measurement.peak_rss_bytes,
+        "size_bytes": measurement.size_bytes,
+        "affinity": list(measurement.rounds[-1].affinity) if measurement.rounds else [],
+        "state_before": asdict(measurement.rounds[0].before) if measurement.rounds else None,
+        "state_after": asdict(measurement.rounds[-1].after) if measurement.rounds else None,
+        "incidents": list(measurement.incidents),
         "artifact_digest": measurement.artifact_digest,
         "graph_digest": measurement.graph_digest,
         "plan_digest": measurement.plan_digest,
@@ -130,12 +147,20 @@ def _measure(
     database: MeasurementDatabase,
     progress: Progress,
     reuse: bool,
+    skip_preflight: bool,
 ) -> Measurement:
     def tell(event: Event) -> None:
-        so_far = f", median {event.statistics.median:.6g}" if event.statistics else ""
-        progress(f"{event.event}: {event.rounds} rounds{so_far}")
+        progress(told(event))
 
-    return measure([one], device, profile, database, tell, reuse=reuse)[0]
+    return measure([one], device, profile, database, tell, reuse=reuse, skip_preflight=skip_preflight)[0]
+
+
+def told(event: Event) -> str:
+    """Return one line that says what happened."""
+    if event.detail:
+        return f"{event.event}: {event.detail}"
+    so_far = f", median {event.statistics.median:.6g}" if event.statistics else ""
+    return f"{event.event}: {event.rounds} rounds{so_far}"
 
 
 def _unstable(measurement: Measurement) -> UnstableMeasurementError:
@@ -143,10 +168,17 @@ def _unstable(measurement: Measurement) -> UnstableMeasurementError:
     unit = UNITS[measurement.metric]
     return UnstableMeasurementError(
         f"the reading on {measurement.device} is not steady: median {statistics.median:.6g} {unit}, 95% "
-        f"interval {statistics.low:.6g} to {statistics.high:.6g} over {len(measurement.rounds)} rounds"
-        f"{' with throttling' if measurement.throttled else ''}. Quieten the device, raise [protocol] "
-        f"max_seconds in the profile, or take it as it is with --allow-unstable"
+        f"interval {statistics.low:.6g} to {statistics.high:.6g} over {len(measurement.rounds)} rounds, of "
+        f"which {_marked(measurement)}. Quieten the device, give it more "
+        f"--max-seconds and --max-rounds, or take it as it is with --allow-unstable"
     )
+
+
+def _marked(measurement: Measurement) -> str:
+    """Say how many rounds were marked, and for what."""
+    throttled = sum(r.throttled for r in measurement.rounds)
+    noisy = sum(r.noisy for r in measurement.rounds)
+    return f"{throttled} were throttled and {noisy} disturbed"
 
 
 def tuned(artifact: Artifact) -> bool | None:

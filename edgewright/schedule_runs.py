@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from compiler.device import Device, DeviceProfile
-from compiler.errors import DeviceError
+from compiler.errors import DeviceError, UnstableMeasurementError
 from compiler.plan import Plan
 from compiler.records import RunSpec
 from devices.benchmark import Candidate, measure
@@ -18,6 +18,7 @@ SERIES = "schedules/1 "  # then the kernel; a new way to measure starts a new nu
 ROUNDS = 3
 ROUND_S = 0.03
 WARM_S = 0.02
+TRIES = 3
 
 
 def lean(profile: DeviceProfile) -> DeviceProfile:
@@ -48,7 +49,8 @@ class ScheduleBench:
     def __call__(self, programs: Sequence[RunSpec]) -> list[float | None]:
         """Return the median of each program, None for one that does not run.
 
-        Raises DeviceError where the first does not run, or none is to blame.
+        Raises DeviceError where the first does not run, or none is to blame, and
+        UnstableMeasurementError where the clock does not hold: such readings decide nothing.
         """
         try:
             return list(self._medians(programs))
@@ -61,8 +63,15 @@ class ScheduleBench:
 
     def _medians(self, programs: Sequence[RunSpec]) -> list[float]:
         candidates = [self._candidate(i, spec) for i, spec in enumerate(programs)]
-        found = measure(candidates, self.device, lean(self.profile), self.database)
-        return [m.statistics.median for m in found]
+        for _ in range(TRIES):
+            # A program that falls will fall again: it is told at once.
+            found = measure(candidates, self.device, lean(self.profile), self.database, retries=0)
+            if not any(m.throttled and not m.stable for m in found):
+                return [m.statistics.median for m in found]
+        raise UnstableMeasurementError(
+            f"{self.device.name} throttles: {TRIES} times over, {len(programs)} programs of one kernel had "
+            f"no reading at its full clock. Let it cool and run the same command again: what is done is kept"
+        )
 
     def _candidate(self, index: int, spec: RunSpec) -> Candidate:
         digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in spec.files.values()]

@@ -27,7 +27,7 @@ from compiler.target import INT8, Target
 from devices.benchmark import Candidate, measure
 from devices.benchmark import Progress as Event
 from devices.database import MeasurementDatabase
-from devices.statistics import Ratio, ratio
+from devices.statistics import ratio
 from edgewright.search_lowering import VariantStore
 from edgewright.search_samples import Halves, Sample, rows
 from edgewright.stages import Progress, silent
@@ -205,7 +205,7 @@ class Lab:
         """Return the paired reading; raises UnstableMeasurementError where pairs are few or disagree."""
         label = f"{found.statistics.median / 1e6:.3f} ms beside {base.statistics.median / 1e6:.3f} ms"
         try:
-            pair = _paired(found, base)
+            pair = ratio(found.rounds, base.rounds)  # clean rounds only: a throttled one decides nothing
         except ValueError as error:
             raise self._unstable(f"two variants cannot be compared ({label}): {error}") from error
         width = (pair.high - pair.low) / 2 / pair.value
@@ -232,16 +232,6 @@ class Lab:
             f"{self.device.name}: {text}. Quieten the device and run the same command again: "
             f"what is done is kept"
         )
-
-
-def _paired(found: Measurement, base: Measurement) -> Ratio:
-    """Return the ratio of clean rounds; where those are few, of throttled ones too.
-
-    A slow clock slows both rounds of a pair, so their ratio stands; a busy machine hits one of them.
-    """
-    one, other = ([replace(r, throttled=False) for r in m.rounds] for m in (found, base))
-    clean = [{r.index for r in m.rounds if not (r.throttled or r.noisy)} for m in (found, base)]
-    return ratio(found.rounds, base.rounds) if len(clean[0] & clean[1]) >= LEAST_PAIRS else ratio(one, other)
 
 
 def _shortened(profile: DeviceProfile) -> DeviceProfile:

@@ -17,8 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compiler.device import BenchmarkProtocol, DeviceProfile
+from compiler.device import BenchmarkProtocol, Cluster, DeviceProfile, Memory
 from compiler.errors import UnsupportedModelError
+from compiler.preflight import Level, Preflight
 from compiler.records import Metric
 from compiler.target import FORWARD
 
@@ -31,10 +32,17 @@ def profile_document(profile: DeviceProfile) -> dict[str, Any]:
 def read_profile(document: Mapping[str, Any]) -> DeviceProfile:
     """Return the profile that `profile_document` wrote."""
     fields = dict(document)
-    protocol = dict(fields.pop("protocol"))
-    protocol["metric"] = Metric(protocol["metric"])
+    protocol = {**fields.pop("protocol"), "metric": Metric(document["protocol"]["metric"])}
     fields |= {key: tuple(fields[key]) for key in ("targets", "affinity", "isa")}
+    fields["clusters"] = tuple(Cluster(**{**c, "cpus": tuple(c["cpus"])}) for c in fields["clusters"])
+    fields["memory"] = Memory(**fields["memory"]) if fields["memory"] else None
+    fields["preflight"] = _preflight(fields["preflight"])
     return DeviceProfile(**fields, protocol=BenchmarkProtocol(**protocol))
+
+
+def _preflight(document: Mapping[str, Any]) -> Preflight:
+    levels = {key: Level(value) for key, value in document.items() if value in list(Level)}
+    return Preflight(**{**document, "governors": tuple(document["governors"]), **levels})
 
 
 def lower_job(job: Mapping[str, Any]) -> dict[str, Any]:

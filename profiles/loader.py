@@ -1,96 +1,27 @@
 """Read a device profile from TOML, strictly: an unknown key or a wrong type is an error.
 
-    [device]    name, description, soc, isa, arch, cpu
-    [reach]     transport
-    [run]       targets, threads, affinity
-    [protocol]  the fields of `BenchmarkProtocol`, seconds in names that end with _s
-    [expect]    text to compare with the device's fingerprint before measuring
-
-A profile holds no latency. A name stands for `profiles/<name>.toml`; whatever ends with .toml or
-holds a path separator is the path of a file.
+`profiles/tables.py` lists the tables and their keys. A profile holds no latency. A name stands for
+`profiles/<name>.toml`; whatever ends with .toml or holds a path separator is the path of a file.
 """
 
 from __future__ import annotations
 
-import math
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-from compiler.device import BenchmarkProtocol, DeviceProfile
+from compiler.device import BenchmarkProtocol, Cluster, DeviceProfile, Memory
 from compiler.errors import UsageError
+from compiler.preflight import Level, Preflight
 from compiler.records import Metric
+from profiles.kinds import ARCH
+from profiles.sources import check_sources, flatten
+from profiles.tables import ORDERED, TABLES, Table
 
 FOLDER = Path(__file__).parent
-ARCHITECTURES = ("x86_64", "aarch64")
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a key accepts: the words for a message, and the check."""
-
-    words: str
-    accepts: Callable[[Any], bool]
-
-
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _list(value: Any, item: Callable[[Any], bool], least: int = 0) -> bool:
-    return isinstance(value, list) and len(value) >= least and all(item(v) for v in value)
-
-
-def _cpus(value: Any) -> bool:
-    return _list(value, lambda cpu: _whole(cpu, 0)) and len(set(value)) == len(value)
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-TEXT = Kind("a non-empty string", _text)
-TEXTS = Kind("a list of strings", lambda v: _list(v, _text))
-SOME_TEXTS = Kind("a list of one or more strings", lambda v: _list(v, _text, 1))
-COUNT = Kind("a whole number of at least 1", lambda v: _whole(v, 1))
-CPUS = Kind("a list of different CPU numbers", _cpus)
-ARCH = Kind(f"one of {', '.join(ARCHITECTURES)}", lambda v: v in ARCHITECTURES)
-SECONDS = Kind("a number of seconds, 0 or more", lambda v: _number(v) and v >= 0)
-POSITIVE = Kind("a number above 0", lambda v: _number(v) and v > 0)
-METRIC = Kind(f"one of {', '.join(Metric)}", lambda v: v in list(Metric))
-
-PROTOCOL: Mapping[str, Kind] = {
-    "metric": METRIC,
-    "settle_s": SECONDS,
-    "warmup_s": SECONDS,
-    "warmup_max_s": SECONDS,
-    "round_s": POSITIVE,
-    "min_rounds": COUNT,
-    "max_rounds": COUNT,
-    "max_seconds": POSITIVE,
-    "target_width": POSITIVE,
-    "unstable_width": POSITIVE,
-}
-TABLES: Mapping[str, Mapping[str, Kind]] = {
-    "device": {"name": TEXT, "description": TEXT, "soc": TEXT, "isa": TEXTS, "arch": ARCH, "cpu": TEXT},
-    "reach": {"transport": TEXT},
-    "run": {"targets": SOME_TEXTS, "threads": COUNT, "affinity": CPUS},
-    "protocol": PROTOCOL,
-    "expect": {},  # any key, text values
-}
-ORDERED = (
-    ("min_rounds", "max_rounds"),
-    ("warmup_s", "warmup_max_s"),
-    ("target_width", "unstable_width"),
-)
-REQUIRED = (("device", "name"), ("reach", "transport"), ("run", "targets"), ("run", "threads"))
 
 
 def list_profiles() -> tuple[str, ...]:
@@ -105,7 +36,12 @@ def load_profile(name_or_path: str | Path) -> DeviceProfile:
     accepted when the file is not one.
     """
     path = _locate(name_or_path)
-    tables = _read(path)
+    return parse_profile(_text(path), path)
+
+
+def parse_profile(text: str, path: Path) -> DeviceProfile:
+    """Return the profile that a text states; messages name `path`. Raises UsageError."""
+    tables = _read(text, path)
     _check(path, tables)
     return _build(path, tables)
 
@@ -122,37 +58,89 @@ def _locate(name_or_path: str | Path) -> Path:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _text(path: Path) -> str:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot read the profile {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
 
 
+def _read(text: str, path: Path) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML: {error}") from error
+    if isinstance(tables.get("source"), dict):
+        tables["source"] = flatten(tables["source"])
+    return tables
+
+
 def _check(path: Path, tables: Mapping[str, Any]) -> None:
-    for table, content in tables.items():
-        if table not in TABLES:
-            _unknown(path, f"[{table}]" if isinstance(content, dict) else table, table, TABLES, "tables")
-        if not isinstance(content, dict):
-            raise UsageError(f"{path}: {table} must be a table, written [{table}]")
-        for key, value in content.items():
-            _check_value(path, table, key, value)
-    for table, key in REQUIRED:
-        if key not in tables.get(table, {}):
-            raise UsageError(f"{path}: [{table}] {key} is missing; it must be {TABLES[table][key].words}")
+    for name, content in tables.items():
+        if name not in TABLES:
+            _unknown(path, f"[{name}]" if isinstance(content, dict) else name, name, TABLES, "tables")
+        _check_table(path, name, content, TABLES[name])
+    for name, table in TABLES.items():
+        if table.required and not table.repeated:
+            _require(path, name, tables.get(name, {}), table)
     if "cpu" in tables["device"] and "arch" not in tables["device"]:
         raise UsageError(f"{path}: [device] cpu stands alone; state its arch too, {ARCH.words}")
+    _check_clusters(path, tables.get("cluster", []), tables["run"])
+    check_sources(path, tables)
 
 
-def _check_value(path: Path, table: str, key: str, value: Any) -> None:
-    known = TABLES[table]
-    if table != "expect" and key not in known:
-        _unknown(path, f"[{table}] {key}", key, known, "keys")
-    kind = TEXT if table == "expect" else known[key]
-    if not kind.accepts(value):
-        raise UsageError(f"{path}: [{table}] {key} must be {kind.words}, not {value!r}")
+def _check_table(path: Path, name: str, content: Any, table: Table) -> None:
+    if not table.repeated:
+        if not isinstance(content, dict):
+            raise UsageError(f"{path}: {name} must be a table, written [{name}]")
+        _check_values(path, name, content, table)
+        return
+    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+        raise UsageError(f"{path}: {name} must be tables, each written [[{name}]]")
+    for row in content:
+        _check_values(path, name, row, table)
+        _require(path, name, row, table)
+
+
+def _check_values(path: Path, name: str, content: Mapping[str, Any], table: Table) -> None:
+    for key, value in content.items():
+        kind = table.kind(key)
+        if kind is None:
+            _unknown(path, f"[{name}] {key}", key, table.keys, "keys")
+        if not kind.accepts(value):
+            raise UsageError(f"{path}: [{name}] {key} must be {kind.words}, not {value!r}")
+
+
+def _require(path: Path, name: str, content: Mapping[str, Any], table: Table) -> None:
+    for key in table.required:
+        if key not in content:
+            raise UsageError(f"{path}: [{name}] {key} is missing; it must be {table.keys[key].words}")
+
+
+def _check_clusters(path: Path, clusters: list[Mapping[str, Any]], run: Mapping[str, Any]) -> None:
+    names = [cluster["name"] for cluster in clusters]
+    if (twice := _repeated(names)) is not None:
+        raise UsageError(f"{path}: two clusters are called {twice!r}; give each a name of its own")
+    if (cpu := _repeated(cpu for cluster in clusters for cpu in cluster["cpus"])) is not None:
+        raise UsageError(f"{path}: CPU {cpu} is in two clusters; it belongs to one")
+    if "cluster" not in run:
+        return
+    if "affinity" in run:
+        raise UsageError(f"{path}: [run] states affinity and cluster; both choose the CPUs, keep one")
+    if run["cluster"] not in names:
+        known = ", ".join(names) or "none, no [[cluster]] is stated"
+        raise UsageError(f"{path}: [run] cluster {run['cluster']!r} is no cluster here; known: {known}")
+
+
+def _repeated(values: Iterable[Any]) -> Any | None:
+    seen = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
 
 
 def _unknown(path: Path, where: str, name: str, known: Mapping[str, Any], what: str) -> NoReturn:
@@ -168,26 +156,52 @@ def _nearest(name: str, known: tuple[str, ...]) -> str:
 
 def _build(path: Path, tables: Mapping[str, Any]) -> DeviceProfile:
     device, run = tables["device"], tables["run"]
+    clusters = tuple(_cluster(row) for row in tables.get("cluster", []))
+    chosen = next((c.cpus for c in clusters if c.name == run.get("cluster")), run.get("affinity", ()))
     return DeviceProfile(
         name=device["name"],
         description=device.get("description", ""),
         transport=tables["reach"]["transport"],
         targets=tuple(run["targets"]),
         threads=run["threads"],
-        affinity=tuple(run.get("affinity", ())),
+        affinity=tuple(chosen),
         soc=device.get("soc"),
         isa=tuple(device.get("isa", ())),
         protocol=_protocol(path, tables.get("protocol", {})),
         expect=dict(tables.get("expect", {})),
         arch=device.get("arch"),
         cpu=device.get("cpu"),
+        clusters=clusters,
+        memory=Memory(**tables["memory"]) if tables.get("memory") else None,
+        cluster=run.get("cluster"),
+        sources=dict(tables.get("source", {})),
+        preflight=_preflight(tables.get("preflight", {})),
     )
 
 
-def _protocol(path: Path, table: Mapping[str, Any]) -> BenchmarkProtocol:
+def _cluster(row: Mapping[str, Any]) -> Cluster:
+    mhz = row.get("max_mhz")
+    return Cluster(row["name"], tuple(row["cpus"]), row.get("core"), None if mhz is None else float(mhz))
+
+
+def _preflight(table: Mapping[str, Any]) -> Preflight:
+    levels = {f.name for f in fields(Preflight) if f.type == "Level"}
+    values: dict[str, Any] = {
+        key: Level(value) if key in levels else value for key, value in _floats(Preflight, table)
+    }
+    if "governors" in values:
+        values["governors"] = tuple(values["governors"])
+    return Preflight(**values)
+
+
+def _floats(of: type[Any], table: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     # 1 and 1.0 must give one digest, or equal protocols would be two populations.
-    numbers = {f.name for f in fields(BenchmarkProtocol) if f.type == "float"}
-    values: dict[str, Any] = {key: float(value) if key in numbers else value for key, value in table.items()}
+    numbers = {f.name for f in fields(of) if str(f.type).startswith("float")}
+    return [(key, float(value) if key in numbers else value) for key, value in table.items()]
+
+
+def _protocol(path: Path, table: Mapping[str, Any]) -> BenchmarkProtocol:
+    values = dict(_floats(BenchmarkProtocol, table))
     if "metric" in values:
         values["metric"] = Metric(values["metric"])
     protocol = BenchmarkProtocol(**values)
@@ -197,4 +211,9 @@ def _protocol(path: Path, table: Mapping[str, Any]) -> BenchmarkProtocol:
                 f"{path}: [protocol] {low} = {getattr(protocol, low)} must not exceed "
                 f"{high} = {getattr(protocol, high)}"
             )
+    if protocol.cool_below_c is not None and protocol.cooldown_max_s == 0:
+        raise UsageError(
+            f"{path}: [protocol] cool_below_c waits for nothing without cooldown_max_s; state how many "
+            f"seconds a round may wait, such as cooldown_max_s = 300"
+        )
     return protocol

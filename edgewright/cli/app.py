@@ -104,6 +104,11 @@ def profile_command(
     per_op: Annotated[
         bool, typer.Option("--per-op", help="Time each operation, where the runtime does, by module.")
     ] = False,
+    until_ci: options.UntilCi = None,
+    max_rounds: options.MaxRounds = None,
+    max_seconds: options.MaxSeconds = None,
+    cluster: options.Cluster = None,
+    skip_preflight: options.SkipPreflight = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure an artifact's latency on a device, or that of each operation."""
@@ -112,12 +117,13 @@ def profile_command(
             progress("time each operation")
             from edgewright.operations import profile_operations
 
-            found = profile_operations(artifact, device, profile=profile, method=method)
+            found = profile_operations(artifact, device, profile=profile, method=method, cluster=cluster)
         emit_json(found) if as_json else show.operations(found)
         return
     with working("profile") as progress:
         progress("start")
         from edgewright.artifact import method_entry, read_artifact
+        from edgewright.limits import Limits
         from edgewright.profiling import measurement_document, tuned, tuned_kernels
         from edgewright.profiling import profile as run
 
@@ -129,6 +135,9 @@ def profile_command(
             method=method,
             database=options.database_url(database),
             allow_unstable=allow_unstable,
+            limits=Limits(options.read_percent(until_ci), max_rounds, max_seconds),
+            cluster=cluster,
+            skip_preflight=skip_preflight,
             progress=progress,
         )
     name = str(method_entry(built, method)["name"])

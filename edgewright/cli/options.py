@@ -107,6 +107,26 @@ PricingDevice = Annotated[
 Device = Annotated[
     str, typer.Option(callback=expand_device, help="local, or a device from `edgewright devices`.")
 ]
+UntilCi = Annotated[
+    str | None,
+    typer.Option(
+        metavar="2%",
+        help="Measure until the 95% interval of the median is within this of it; exit 7 where the limits "
+        "come first.",
+    ),
+]
+MaxRounds = Annotated[int | None, typer.Option(min=3, help="Stop after so many rounds.")]
+MaxSeconds = Annotated[float | None, typer.Option(min=0.001, help="Stop after so many seconds of rounds.")]
+SkipPreflight = Annotated[
+    bool,
+    typer.Option(
+        "--skip-preflight",
+        help="Measure a device that is hot, low on battery or else unfit; the reading says what was amiss.",
+    ),
+]
+Cluster = Annotated[
+    str | None, typer.Option(help="The cluster of processors to run on, by its name in the profile.")
+]
 
 
 def read_inputs(texts: list[str] | None) -> list[InputSpec]:
@@ -133,6 +153,16 @@ def read_bytes(text: str | None) -> int | None:
     if match is None or not (size := int(float(match[1]) * UNITS[match[2]])):
         raise UsageError(f"--max-bytes {text!r} is no size: write 40MB, 512kB or a number of bytes")
     return size
+
+
+def read_percent(text: str | None) -> float | None:
+    """Read `--until-ci`, a share in percent; raises UsageError."""
+    match = None if text is None else re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text.strip())
+    if text is None:
+        return None
+    if match is None or not 0 < float(match[1]) < 100:
+        raise UsageError(f"--until-ci {text!r} is no share of the median: write 2% or 0.5%")
+    return float(match[1]) / 100
 
 
 def read_freeze(texts: list[str] | None) -> dict[str, str]:

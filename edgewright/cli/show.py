@@ -9,6 +9,7 @@ from typing import Any
 from compiler.records import Artifact
 from edgewright.cli.output import emit_table, stdout
 
+EMULATED = " (an emulator's clock: times of no device)"
 SHOWN = 12  # refused or kept regions listed without --all
 
 
@@ -51,16 +52,43 @@ def _compared(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
 
 
 def measurement(document: Mapping[str, Any]) -> None:
-    """Show one measurement; times in milliseconds, counts as they are."""
+    """Show one measurement; times in milliseconds, counts as they are, each percentile with its interval."""
     state = ("" if document["stable"] else " (NOT STABLE)") + _untuned(document)
-    shown = ("method", "profile", "metric", "threads", "rounds", "samples", "throttled")
-    facts = [(name, document[name]) for name in shown]
-    names = ("median", "low", "high", "p90", "p99", "minimum", "load", "first")
-    times = [
-        (_label(name), f"{document[f'{name}_ns'] / 1e6:.4g} ms") for name in names if f"{name}_ns" in document
+    shown = ("method", "profile", "metric", "threads", "affinity", "rounds", "samples")
+    facts = [(_label(name), _listed(document[name])) for name in shown if document[name] != []]
+    marked = ", ".join(f"{document[f'{kind}_rounds']} {kind}" for kind in ("throttled", "noisy"))
+    rows = [
+        *facts,
+        ("rounds left out", marked),
+        *((name, _reading(document, name)) for name in ("median", "p90", "p99", "minimum")),
+        ("load", f"{document['load_ns'] / 1e6:.4g} ms"),
+        ("first run", f"{document['first_ns'] / 1e6:.4g} ms"),
+        ("peak memory", _megabytes(document["peak_rss_bytes"])),
+        ("size on device", _megabytes(document["size_bytes"])),
+        *(("note", text) for text in document["incidents"]),
     ]
-    counts = [(_label(name), document[f"{name}_count"]) for name in names if f"{name}_count" in document]
-    emit_table(f"{document['model']} on {document['device']}{state}", ("", ""), [*facts, *counts, *times])
+    emit_table(f"{document['model']} on {document['device']}{state}", ("", ""), rows)
+
+
+def _reading(document: Mapping[str, Any], name: str) -> str:
+    """Return a percentile with its 95% interval, in milliseconds or as a count."""
+    unit, scale, word = ("ns", 1e6, " ms") if "median_ns" in document else ("count", 1.0, "")
+    low, high = ("low", "high") if name == "median" else (f"{name}_low", f"{name}_high")
+    value = f"{document[f'{name}_{unit}'] / scale:.6g}{word}"
+    if name == "minimum":
+        return value
+    bounds = [document[f"{end}_{unit}"] for end in (low, high)]
+    if None in bounds:
+        return f"{value} (too few samples for an interval)"
+    return f"{value} (95%: {bounds[0] / scale:.6g} to {bounds[1] / scale:.6g})"
+
+
+def _megabytes(size: int | None) -> str:
+    return "not told" if size is None else f"{size / 1e6:.2f} MB"
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def operations(document: Mapping[str, Any]) -> None:
@@ -72,6 +100,7 @@ def operations(document: Mapping[str, Any]) -> None:
     title = (
         f"{document['model']} in {document['target']} on {document['device']}: {len(rows)} operations, "
         f"{document['iterations']} inferences; timing each slows the whole, read the shares"
+        f"{EMULATED if document['clock'] == 'emulated' else ''}"
     )
     emit_table(title, ("kind", "name", "module", "median", "share"), rows)
 
@@ -267,4 +296,4 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _label(name: str) -> str:
-    return {"low": "95% interval, low", "high": "95% interval, high", "first": "first run"}.get(name, name)
+    return {"affinity": "CPUs"}.get(name, name)

@@ -11,13 +11,18 @@ import pytest
 from compiler.device import BenchmarkProtocol, DeviceProfile
 from compiler.records import DeviceState, RunSpec
 from devices.benchmark import Candidate
+from devices.clock import Clock
 from devices.database import MeasurementDatabase
 from tests.standin_phone import running_adb_server, running_phone
 
 
 @dataclass
 class InstantDevice:
-    """Answers at once; `model(command, request number, iterations)` gives wall and cpu samples."""
+    """Answers at once; `model(command, request number, iterations)` gives wall and cpu samples.
+
+    `clock` is a scripted one: a request takes 0.1 s of it, and whoever sleeps by it is in `slept`.
+    `says` gives what the state holds besides its time; it may raise.
+    """
 
     model: Callable[[str, int, int], Mapping[str, list[int]]]
     threads: int = 1
@@ -27,13 +32,24 @@ class InstantDevice:
     open: set[str] = field(default_factory=set)
     most_open: int = 0
     time_ns: int = 0
+    says: Callable[[InstantDevice], Mapping[str, object]] = lambda device: {}
+    seconds: float = 0.0
+    slept: list[float] = field(default_factory=list)
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(lambda: self.seconds, self._sleep)
+
+    def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.seconds += seconds
 
     def fingerprint(self) -> Mapping[str, str]:
         return self.identity
 
     def state(self) -> DeviceState:
         self.time_ns += 100_000_000
-        return DeviceState(time_ns=self.time_ns)
+        return DeviceState(**{"time_ns": self.time_ns, **self.says(self)})
 
     def push(self, path: Path, workspace: str | None = None) -> str:
         return f"/pushed/{path.name}"
@@ -50,7 +66,10 @@ class InstantSession:
         self.ready = {"event": "ready", "load_ns": 11, "threads": device.threads, "affinity": [0]}
 
     def request(self, message: Mapping[str, object], timeout_s: float = 600.0) -> dict[str, object]:
+        if message["do"] == "memory":
+            return {"peak_rss_bytes": 1 << 20}
         self.device.log.append(self.name)
+        self.device.seconds += 0.1
         answer = self.device.model(self.name, self.count, message["iterations"])
         self.count += 1
         return dict(answer)

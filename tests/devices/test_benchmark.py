@@ -61,9 +61,12 @@ def test_a_wide_interval_at_the_limit_is_unstable(instant, candidate, profile, d
 
 
 def test_max_seconds_bounds_each_candidate(instant, candidate, profile, database) -> None:
-    # The made-up clock gives each round 0.1 s.
-    chosen = profile(min_rounds=5, max_rounds=60, max_seconds=1.15, target_width=1e-9)
-    results = measure([candidate("a"), candidate("b")], instant(noise(0.01)), chosen, database)
+    # The scripted clock gives each round 0.1 s.
+    chosen, device = (
+        profile(min_rounds=5, max_rounds=60, max_seconds=1.15, target_width=1e-9),
+        instant(noise(0.01)),
+    )
+    results = measure([candidate("a"), candidate("b")], device, chosen, database, clock=device.clock)
     assert [len(m.rounds) for m in results] == [12, 12]
 
 

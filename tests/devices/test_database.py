@@ -169,7 +169,7 @@ def _newer(path: Path) -> None:
     [
         (_text, "cannot use .*m.sqlite.*file is not a database"),
         (_foreign, r"m.sqlite.* is not a measurement database.*other tables \(recipes\)"),
-        (_newer, "m.sqlite.*schema is version 99, this edgewright reads version 1"),
+        (_newer, "m.sqlite.*schema is version 99, this edgewright reads version 2"),
         (Path.mkdir, "cannot use .*m.sqlite.*unable to open"),
     ],
 )

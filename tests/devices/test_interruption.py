@@ -109,7 +109,8 @@ def test_ctrl_c_ends_the_runners_and_keeps_the_rounds(tmp_path: Path) -> None:
         assert database.measurements() == ()
         events: list[Progress] = []
         results = measure(common.candidates(log, 0.0), device, common.PROFILE, database, events.append)
-    assert Counter(e.event for e in events) == {"resumed": 2, "ready": 2, "round": 21, "finished": 2}
+    told = [e.event for e in events if e.event != "preflight"]  # a busy machine is told of
+    assert Counter(told) == {"resumed": 2, "ready": 2, "round": 21, "finished": 2}
     kept = [m.rounds[: len(rounds)] for m, rounds in zip(results, before.values(), strict=True)]
     assert kept == list(before.values())
 
@@ -120,6 +121,6 @@ def test_a_crash_names_the_candidate_and_keeps_the_rounds(tmp_path: Path) -> Non
     bad = Candidate("worse", "artifact-bad", "g", "p", RunSpec({"runner": common.RUNNER}, crash))
     words = pytest.raises(DeviceError, match=r"(?s)'worse'.*SIGABRT.*the last straw")
     with MeasurementDatabase(tmp_path / "m.sqlite") as database, words:
-        measure([good, bad], LocalDevice(tmp_path / "cache"), common.PROFILE, database)
+        measure([good, bad], LocalDevice(tmp_path / "cache"), common.PROFILE, database, retries=0)
     # It falls at its fifth request: two to warm up, two rounds, and then the other one was first.
     assert [len(rounds) for rounds in held(tmp_path / "m.sqlite").values()] == [3, 2]

@@ -132,6 +132,20 @@ def test_bounds_of_a_combination_add_up_as_squares() -> None:
     assert found.high == pytest.approx(85 + (3**2 + 3**2) ** 0.5)  # high of a, low of b
 
 
+def test_a_run_whose_chain_throttled_gives_no_entries(bench, database, profile) -> None:
+    class Falling(Times):
+        def __call__(self, name, number, iterations):
+            answer = super().__call__(name, number, iterations)
+            slow = 1.3 if name == "chain1" and number >= 4 else 1.0
+            return {kind: [round(slow * ns) for ns in values] for kind, values in answer.items()}
+
+    used = profile(**QUICK | {"min_rounds": 6, "max_rounds": 6})
+    bench([8], Falling({8: 40_000}), used)
+    assert dict(latency_table(database, under(used)).entries) == {}
+    bench([8], Times({8: 40_000}), used)
+    assert set(latency_table(database, under(used)).entries) == {text(8)}
+
+
 def test_each_run_uses_its_own_chains(bench, database, profile) -> None:
     bench([8], Times({8: 40_000}, fixed=2500))
     bench([16], Times({16: 40_000}, fixed=9000))

@@ -82,3 +82,35 @@ def test_marked_and_unpaired_rounds_take_no_part() -> None:
     assert ratio(a, b) == ratio(a[:2], b[:2])
     with pytest.raises(ValueError, match="no two clean rounds"):
         ratio(a[3:], b)
+
+
+def test_the_tails_have_intervals_that_hold_them() -> None:
+    draw = np.random.default_rng(11)
+    held = {"p90": 0, "p99": 0}
+    truth = {"p90": np.exp(0.05 * 1.28155), "p99": np.exp(0.05 * 2.32635)}  # of a standard normal
+    for run in range(60):
+        samples = 1e6 * np.exp(draw.normal(0, 0.05, (12, 100)))
+        found = summarise(samples.astype(int).tolist(), resamples=300, seed=run)
+        for name in held:
+            low, high = getattr(found, f"{name}_low"), getattr(found, f"{name}_high")
+            held[name] += low <= 1e6 * truth[name] <= high
+    assert all(count / 60 >= 0.85 for count in held.values())
+
+
+@pytest.mark.parametrize(("count", "known"), [(30, ()), (36, ("p90",)), (368, ("p90", "p99"))])
+@pytest.mark.parametrize("rounds", [1, 6])
+def test_a_tail_of_too_few_samples_has_no_interval(count: int, known, rounds: int) -> None:
+    samples = np.array_split(np.random.default_rng(0).integers(1000, 2000, count), rounds)
+    found = summarise(samples)
+    for name in ("p90", "p99"):
+        bounds = [getattr(found, f"{name}_{end}") for end in ("low", "high")]
+        assert (None not in bounds) == (name in known)
+        if name in known:
+            assert bounds[0] <= getattr(found, name) <= bounds[1]
+
+
+def test_without_tails_the_median_is_the_same() -> None:
+    draw = np.random.default_rng(0).integers(1000, 2000, (8, 60)).tolist()
+    whole, median = summarise(draw), summarise(draw, tails=False)
+    assert (whole.median, whole.low, whole.high) == (median.median, median.low, median.high)
+    assert (median.p90, median.p90_low) == (whole.p90, None)

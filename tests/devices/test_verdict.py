@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from compiler.device import BenchmarkProtocol
@@ -45,6 +47,17 @@ STEADY = [100, 101, 99, 100, 102, 100]
 )
 def test_readings_alone_tell_a_slow_clock_from_a_busy_machine(wall, cpu, throttled, noisy) -> None:
     assert marks(rounds_of(wall, cpu)) == (throttled, noisy)
+
+
+def test_a_canary_that_was_slow_marks_its_round_where_no_clock_is_told() -> None:
+    canaries = [100, 112, 105, 109, None, 130]
+    plain = [replace(r, canary_ns=c) for r, c in zip(rounds_of([100] * 6), canaries, strict=True)]
+    assert marks(plain) == ([1, 5], [])
+    told = [(2000.0,)] * 6
+    clocked = [
+        replace(r, canary_ns=c) for r, c in zip(rounds_of([100] * 6, clocks=told), canaries, strict=True)
+    ]
+    assert marks(clocked) == ([], [])
 
 
 def test_a_clock_that_can_be_read_decides() -> None:

@@ -96,6 +96,8 @@ class Pencil:
     ready: Mapping[str, object] = field(default_factory=lambda: {"load_ns": 1, "threads": 1, "affinity": [0]})
 
     def request(self, message, timeout_s=600.0):
+        if message["do"] == "memory":
+            return {}
         if self.desk.timed.total() == self.desk.stop_at:
             raise KeyboardInterrupt
         self.requests += 1

@@ -134,6 +134,8 @@ class Ticking:
     ready: Mapping[str, object] = field(default_factory=lambda: {"load_ns": 1, "threads": 1, "affinity": [0]})
 
     def request(self, message, timeout_s=600.0):
+        if message["do"] == "memory":
+            return {}
         if self.device.requests == self.device.stop_at:
             raise KeyboardInterrupt
         self.device.requests += 1
@@ -278,14 +280,13 @@ def test_a_first_run_that_was_disturbed_is_made_again_for_longer(setting):
     assert sum("measure again" in text for text in told) == 1
 
 
-def test_a_drifting_device_serves_a_ratio_but_not_a_time(setting):
+@pytest.mark.parametrize("budget", ["0.8x", "0.8ms"])
+def test_readings_of_a_clock_that_falls_decide_nothing(setting, budget):
     def drift(request):
         return 1.0 + request / 40
 
-    ratio = run(replace(setting, device=Clock(factor=drift), out=setting.out.with_name("ratio")))
-    assert ratio.outcome.winner.reading.ratio_high <= 0.8
-    with pytest.raises(UnstableMeasurementError, match="budget in time"):
-        run(replace(setting, device=Clock(factor=drift), budget=parse_budget("0.8ms")))
+    with pytest.raises(UnstableMeasurementError, match="cannot be compared"):
+        run(replace(setting, device=Clock(factor=drift), budget=parse_budget(budget)))
 
 
 def test_a_budget_the_float_model_meets_costs_nothing(setting):

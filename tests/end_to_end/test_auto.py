@@ -33,7 +33,7 @@ def compiled(tmp_path, capsys):
     (tmp_path / "quick.toml").write_text(
         '[device]\nname = "quick"\ndescription = "this machine, few samples"\n[reach]\ntransport = "local"\n'
         f"[run]\ntargets = {json.dumps(list(list_targets()))}\nthreads = 1\n"
-        "[protocol]\nsettle_s = 0.0\nwarmup_s = 0.1\nwarmup_max_s = 0.5\nmin_rounds = 2\nmax_rounds = 3\nmax_seconds = 4.0\n"
+        "[protocol]\nsettle_s = 0.0\nwarmup_s = 0.1\nwarmup_max_s = 0.5\nmin_rounds = 5\nmax_rounds = 8\nmax_seconds = 4.0\n"
     )
 
     def run(name, *options):
@@ -52,7 +52,8 @@ def test_every_target_is_measured_and_the_fastest_is_kept(compiled):
     rows = artifact.manifest["compared"]
     assert {row["target"] for row in rows} == set(list_targets())
     assert all(row["outcome"] == "verified" for row in rows)
-    assert [row["median_ns"] for row in rows] == sorted(row["median_ns"] for row in rows)
+    places = [(not row["stable"], row["median_ns"]) for row in rows]  # the unsteady stand behind
+    assert places == sorted(places)
     assert artifact.manifest["target"] == rows[0]["target"] and artifact.manifest["verification"]["passed"]
     assert {p.name for p in out.parent.iterdir()} == {"net.py", "quick.toml", "out"}
 

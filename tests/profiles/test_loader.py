@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from compiler.device import BenchmarkProtocol
+from compiler.device import BenchmarkProtocol, Cluster, Memory
 from compiler.errors import UsageError
 from compiler.records import Metric
 from profiles import list_profiles, load_profile
-from profiles.loader import PROTOCOL
+from profiles.sources import source_of
+from profiles.tables import PROTOCOL
 
 MINIMAL = """
 [device]
@@ -21,6 +22,25 @@ transport = "local"
 [run]
 targets = ["executorch"]
 threads = 2
+"""
+
+READ = "https://example.org/soc (2026-11-26): its table"
+FACTS = f"""
+[[cluster]]
+name = "little"
+cpus = [0, 1]
+[[cluster]]
+name = "big"
+cpus = [2, 3]
+core = "cortex-a76"
+max_mhz = 2400
+[memory]
+size_mb = 4096
+[source]
+cluster.little = "{READ}"
+cluster.big.cpus = "{READ}"
+"cluster.big" = "read from the device on 2026-11-26"
+memory = "{READ}"
 """
 
 
@@ -53,6 +73,7 @@ def test_all_fields_are_read(write) -> None:
     text = MINIMAL.replace('name = "board"', device)
     text = text.replace("threads = 2", "threads = 2\naffinity = [4, 5]")
     text += '[protocol]\nmetric = "cpu"\nround_s = 1\nmin_rounds = 5\n[expect]\n"ro.build" = "x"\n'
+    text += f'[source]\ndevice.soc = "{READ}"\ndevice.isa = "{READ}"\n'
     profile = load_profile(write(text))
     assert (profile.description, profile.soc, profile.isa) == ("d", "s", ("dotprod",))
     assert profile.affinity == (4, 5)
@@ -127,6 +148,75 @@ def test_on_this_machine_a_stated_processor_and_its_cpus_do_not_count(write) -> 
     assert here.on_this_machine() is here
     phone = load_profile(write(text.replace("[device]", '[device]\narch = "aarch64"'))).on_this_machine()
     assert (phone.arch, phone.cpu, phone.affinity, phone.threads) == (None, None, (), 2)
+
+
+def test_clusters_memory_and_their_sources_are_read(write) -> None:
+    profile = load_profile(write(MINIMAL + FACTS))
+    assert profile.clusters == (Cluster("little", (0, 1)), Cluster("big", (2, 3), "cortex-a76", 2400.0))
+    assert profile.memory == Memory(size_mb=4096)
+    assert source_of("cluster.big.cpus", profile.sources) == READ
+    assert source_of("cluster.big.core", profile.sources) == "read from the device on 2026-11-26"
+    assert source_of("device.soc", profile.sources) is None
+
+
+def test_a_cluster_to_run_on_chooses_its_cpus(write) -> None:
+    chosen = load_profile(write(MINIMAL.replace("threads", 'cluster = "big"\nthreads') + FACTS))
+    by_number = load_profile(write(MINIMAL.replace("threads", "affinity = [2, 3]\nthreads") + FACTS))
+    assert (chosen.cluster, chosen.affinity) == ("big", (2, 3))
+    assert chosen.protocol_digest() == by_number.protocol_digest()
+
+
+def test_facts_are_part_of_a_profile_but_do_not_shape_a_reading(write) -> None:
+    plain, known = load_profile(write(MINIMAL)), load_profile(write(MINIMAL + FACTS))
+    assert plain.digest() != known.digest()
+    assert plain.protocol_digest() == known.protocol_digest()
+
+
+def test_the_wording_of_a_source_is_no_fact(write) -> None:
+    known = load_profile(write(MINIMAL + FACTS))
+    assert load_profile(write(MINIMAL + FACTS.replace("its table", "its list"))).digest() == known.digest()
+
+
+@pytest.mark.parametrize(
+    ("change", "needles"),
+    [
+        (("memory =", "memory.type ="), ["the fact memory.size_mb has no source", "add [source]"]),
+        (('"cluster.big" =', '"cluster.big.core" ='), ["the fact cluster.big.max_mhz has no source"]),
+        (("cluster.little", "cluster.litle"), ["the fact cluster.little.cpus has no source"]),
+        (("memory =", 'device.soc = "a/b 2026-11-26"\nmemory ='), ["device.soc belongs to no value"]),
+        (("the device on 2026-11-26", "the device"), ["[source] cluster.big", "the day", "2026-11-26"]),
+        (("the device on 2026-11-26", "the device on 2026-13-26"), ["[source] cluster.big", "the day"]),
+        (("the device on 2026-11-26", "a blog 2026-11-26"), ["[source] cluster.big", "a URL"]),
+        (('name = "big"', 'name = "little"'), ["two clusters are called 'little'"]),
+        (('name = "big"', 'name = "b.g"'), ["[cluster] name must be a word"]),
+        (('name = "big"', ""), ["[cluster] name is missing"]),
+        (("cpus = [2, 3]", "cpus = [1, 3]"), ["CPU 1 is in two clusters"]),
+        (("cpus = [2, 3]", "cpus = []"), ["[cluster] cpus", "one or more"]),
+        (("max_mhz", "max_khz"), ["[cluster] max_khz", "did you mean 'max_mhz'"]),
+        (("size_mb = 4096", "size_mb = 3.5"), ["[memory] size_mb", "whole number"]),
+    ],
+)
+def test_a_fact_that_is_wrong_or_unsourced_is_refused(write, change, needles) -> None:
+    path = write(MINIMAL + FACTS.replace(*change, 1))
+    with pytest.raises(UsageError) as caught:
+        load_profile(path)
+    assert [n for n in (str(path), *needles) if n not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("run", "facts", "needle"),
+    [
+        ('cluster = "prime"', FACTS, "'prime' is no cluster here; known: little, big"),
+        ('cluster = "prime"', "", "known: none, no [[cluster]] is stated"),
+        ('cluster = "big"\naffinity = [1]', FACTS, "states affinity and cluster"),
+        ("threads = 2", "[cluster]\nname = 3", "each written [[cluster]]"),
+    ],
+)
+def test_a_cluster_that_cannot_be_run_on_is_refused(write, run, facts, needle) -> None:
+    text = MINIMAL.replace("threads = 2", run if "threads" in run else f"{run}\nthreads = 2") + facts
+    with pytest.raises(UsageError) as caught:
+        load_profile(write(text))
+    assert needle in str(caught.value)
 
 
 def test_an_unknown_name_lists_what_is_known() -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from compiler.device import BenchmarkProtocol, DeviceProfile
-from compiler.errors import DeviceError
+from compiler.errors import DeviceError, UnstableMeasurementError
+from compiler.preflight import Level, Preflight
 from compiler.records import RunSpec
 from devices import open_device
 from devices.benchmark import Candidate, measure
@@ -109,7 +110,7 @@ def rounds_of(path: Path) -> list[tuple[int, ...]]:
         return [round_.samples for row in database._rows() for round_ in database.rounds(row.id)]
 
 
-def measure_until(device, path: Path, candidates, at: int, act) -> list[str]:
+def measure_until(device, path: Path, candidates, at: int, act, profile=PROFILE) -> list[str]:
     """Measure, and act after round `at`; return the events."""
     events = []
 
@@ -119,7 +120,7 @@ def measure_until(device, path: Path, candidates, at: int, act) -> list[str]:
             act()
 
     with MeasurementDatabase(path) as database, closing(device):
-        measure(candidates, device, PROFILE, database, report)
+        measure(candidates, device, profile, database, report, retries=0)
     return events
 
 
@@ -340,6 +341,47 @@ def test_a_runner_that_hangs_is_ended_with_the_whole_of_it(phone, opened):
         session.request({"do": "echo"}, timeout_s=2)
     check_refusal(caught, phone.serial, "did not answer within 2 s and was ended")
     assert "fake_runner" not in device.run(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).stdout
+
+
+# The phone's state
+
+
+FIT = Preflight(charging=Level.REFUSE, battery=Level.REFUSE)
+COOL = replace(PROTOCOL, cool_below_c=45.0, cooldown_max_s=0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "back", "words"),
+    [
+        ({"temp": 50}, {"temp": 30}, ("after 0.5 s of waiting, below 45 C",)),
+        ({"battery": 10}, {"battery": 80}, ("the battery is at 10%, 20% asked for",)),
+        ({"plugged": "none"}, {"plugged": "usb"}, ("The 1 round",)),
+        ({"power_save": "on"}, {"power_save": "off"}, ("the low-power mode is on",)),
+    ],
+)
+def test_a_phone_that_is_fit_no_more_ends_it_with_7_and_goes_on_when_it_is(
+    change, back, words, phone, opened, tmp_path
+):
+    path, chosen = tmp_path / "m.sqlite", replace(PROFILE, protocol=COOL, preflight=FIT)
+    with pytest.raises(UnstableMeasurementError) as caught:
+        measure_until(opened("direct"), path, [candidate(phone)], 1, lambda: phone.set(**change), chosen)
+    assert caught.value.exit_code == 7 and all(word in str(caught.value) for word in words), caught.value
+    assert len(rounds_of(path)) == 1
+    phone.set(**back)
+    events = measure_until(opened("direct"), path, [candidate(phone)], 99, None, chosen)
+    assert "resumed" in events and len(rounds_of(path)) == ROUNDS
+
+
+def test_rounds_under_another_governor_are_kept_and_take_no_part(phone, opened, tmp_path):
+    path = tmp_path / "m.sqlite"
+    more = replace(PROFILE, protocol=replace(PROTOCOL, min_rounds=4, max_rounds=4))
+    measure_until(
+        opened("direct"), path, [candidate(phone)], 3, lambda: phone.set(governor="powersave"), more
+    )
+    with MeasurementDatabase(path) as database:
+        (found,) = database.measurements()
+    assert len(found.rounds) == 4 and [r.noisy for r in found.rounds] == [False, False, False, True]
+    assert found.statistics.count == sum(len(r.samples) for r in found.rounds[:3])
 
 
 # The command line

@@ -27,6 +27,7 @@ from devices.shell.storage import Storage
 SHORT_S = 60.0
 IMPORT_S = 300.0
 BUNDLE = "devices.bundle"
+MODULES = {"litert": "ai_edge_litert.interpreter", "executorch": "executorch.runtime"}
 
 
 class System(Protocol):

@@ -18,17 +18,17 @@ from typing import Protocol
 from compiler.device import Completed
 from compiler.errors import DeviceError
 from compiler.records import DeviceState
-from devices.channel import Channel, run_to_end
+from devices.channel import Channel
 from devices.line_session import LineSession, start_session
-from devices.shell import scripts
-from devices.shell.checked import checked_script, checked_start, refuse_answer, take_answer
+from devices.shell import execution, scripts
+from devices.shell.checked import checked_start
 from devices.shell.port import Shell
 from devices.shell.storage import Storage
 
 SHORT_S = 60.0
-KILL_S = 20.0
 IMPORT_S = 300.0
 BUNDLE = "devices.bundle"
+MODULES = {"litert": "ai_edge_litert.interpreter", "executorch": "executorch.runtime"}
 
 
 class System(Protocol):
@@ -63,11 +63,13 @@ class ShellDevice:
 
     def fingerprint(self) -> Mapping[str, str]:
         """Return what identifies hardware and system; one call."""
-        return self._system.parse_fingerprint(self.execute(self._system.FINGERPRINT_SCRIPT).stdout)
+        return self._system.parse_fingerprint(
+            self.execute(self._system.FINGERPRINT_SCRIPT, repeatable=True).stdout
+        )
 
     def state(self) -> DeviceState:
         """Return what the device says of itself now; one call."""
-        done = self.execute(self._system.STATE_SCRIPT)
+        done = self.execute(self._system.STATE_SCRIPT, repeatable=True)
         return self._system.parse_state(done.stdout, time.time_ns())
 
     def push(self, path: Path, workspace: str | None = None) -> str:
@@ -87,16 +89,10 @@ class ShellDevice:
 
         Of stderr, the last MiB is kept, and not checked for damage on the way as the rest is.
         """
-        mark = scripts.new_mark()
-        script = scripts.run_script(command, env or {}, mark)
         try:
-            done = self._execute(script, timeout_s, mark)
+            done = execution.execute(self.shell, scripts.run_script(command, env or {}), timeout_s)
         except TimeoutError as error:
-            self._kill(mark)
             raise DeviceError(f"{command[0]!r} did not end within {timeout_s:g} s on {self.name}") from error
-        except BaseException:
-            self._kill(mark)
-            raise
         if done.exit_code == 127 and done.stderr.strip() == scripts.NOT_STARTED:
             raise DeviceError(f"cannot start {command[0]!r}: there is no such program on {self.name}")
         return done
@@ -105,8 +101,10 @@ class ShellDevice:
         """Start a runner on the given CPUs (any, when none are given) and wait until it is ready."""
         allowed = self._allowed_cpus(affinity)
         mark = scripts.new_mark()
-        opened = self.shell.open(checked_start(scripts.run_script(command, env, mark, affinity)))
-        channel = _MarkedChannel(opened, lambda: self._kill(mark))
+        opened = self.shell.open(
+            checked_start(scripts.marked(scripts.run_script(command, env, affinity), mark))
+        )
+        channel = _MarkedChannel(opened, lambda: execution.kill_marked(self.shell, mark))
         what = f"the runner {' '.join(command)!r} on {self.name}"
         session = start_session(channel, what, checked=True)
         if allowed:
@@ -142,34 +140,25 @@ class ShellDevice:
         """Let go of the device."""
         self.shell.close()
 
-    def execute(self, script: str, timeout_s: float = SHORT_S) -> Completed:
-        """Run a script without input, to its end; DeviceError when it takes too long."""
+    def execute(self, script: str, timeout_s: float = SHORT_S, repeatable: bool = False) -> Completed:
+        """Run a script without input, to its end; DeviceError when it takes too long.
+
+        One that is `repeatable` is run once more where it gets stuck.
+        """
+        run = execution.execute_repeatable if repeatable else execution.execute
         try:
-            return self._execute(script, timeout_s)
+            return run(self.shell, script, timeout_s)
         except TimeoutError as error:
             raise DeviceError(f"{self.name} did not answer within {timeout_s:g} s") from error
 
-    def _execute(self, script: str, timeout_s: float, mark: str = "") -> Completed:
-        checked = checked_script(script)
-        checked = scripts.marked_script(checked, mark) if mark else checked
-        channel = self.shell.open(f"exec </dev/null\n{checked}")
-        try:
-            _, printed = run_to_end(channel, timeout_s)
-            stderr = _text(channel.last_words())
-        finally:
-            channel.close()
-        answer = take_answer(printed)
-        if answer is None:
-            raise refuse_answer(self.name, stderr)
-        code, stdout = answer
-        return Completed(code, _text(stdout), stderr)
-
     def _allowed_cpus(self, cpus: Sequence[int]) -> tuple[int, ...]:
-        done = self.execute(scripts.allowed_cpus_script(cpus))
+        done = self.execute(scripts.allowed_cpus_script(cpus), repeatable=True)
         allowed = scripts.parse_cpu_list(done.stdout)
         if cpus and set(allowed) != set(cpus):
             why = done.stderr.strip().splitlines()[-1:] or [f"it may use {sorted(allowed)} then"]
-            every = scripts.parse_cpu_list(self.execute(scripts.allowed_cpus_script(())).stdout)
+            every = scripts.parse_cpu_list(
+                self.execute(scripts.allowed_cpus_script(()), repeatable=True).stdout
+            )
             raise DeviceError(
                 f"cannot run on CPUs {sorted(cpus)} of {self.name} ({why[0]}); allowed there: {sorted(every)}"
             )
@@ -180,13 +169,6 @@ class ShellDevice:
         code = f"import {module}" if module else "pass"
         script = f"{scripts.quoted(python)} -c {scripts.quoted(code)}"
         return self.execute(script, IMPORT_S).exit_code == 0
-
-    def _kill(self, mark: str) -> None:
-        with suppress(DeviceError):  # a lost device: its daemon has hung up on them
-            self.execute(scripts.kill_script(mark), KILL_S)
-
-
-MODULES = {"litert": "ai_edge_litert.interpreter", "executorch": "executorch.runtime", "tvm": "tvm"}
 
 
 class _MarkedChannel:
@@ -206,7 +188,3 @@ class _MarkedChannel:
         self._closed = True
         self._channel.close()
         self._kill()
-
-
-def _text(data: bytes) -> str:
-    return data.decode(errors="replace")

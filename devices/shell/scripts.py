@@ -30,7 +30,12 @@ def new_mark() -> str:
     return secrets.token_hex(12)
 
 
-def run_script(command: Sequence[str], env: Mapping[str, str], mark: str, cpus: Sequence[int] = ()) -> str:
+def marked(script: str, mark: str) -> str:
+    """Return a script that carries a mark, and hands it to all it starts."""
+    return f"export {MARK}={mark}\n{script}"
+
+
+def run_script(command: Sequence[str], env: Mapping[str, str], cpus: Sequence[int] = ()) -> str:
     """Return the script that becomes `command`, on some CPUs only when any are given.
 
     A program that is not there is told apart from one that itself ends with code 127.
@@ -39,7 +44,6 @@ def run_script(command: Sequence[str], env: Mapping[str, str], mark: str, cpus: 
     return "\n".join(
         [
             *(f"export {_name(key)}={quoted(value)}" for key, value in env.items()),
-            f"export {MARK}={mark}",
             f"command -v {quoted(command[0])} >/dev/null 2>&1 || {{ echo {NOT_STARTED} >&2; exit 127; }}",
             f"exec taskset {mask(cpus)} {words}" if cpus else f"exec {words}",
         ]

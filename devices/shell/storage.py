@@ -52,7 +52,7 @@ class Storage:
     """The private folder of one device."""
 
     shell: Shell
-    execute: Callable[[str, float], Completed]
+    execute: Callable[[str, float, bool], Completed]
     place: str
     chunk: int = CHUNK
 
@@ -135,7 +135,7 @@ there="$root"/pushed/{address}/{quoted(name)}
 if {test}; then echo there; exit; fi
 mkdir -p "$root/partial/{address}" && cd "$root/partial/{address}" || exit 3
 for piece in [0-9]*; do case $piece in *[!0-9]*) ;; *) stat -c "$piece %s" "$piece";; esac; done"""
-        root, *lines = self._do(script, f"cannot push {name!r}").stdout.splitlines()
+        root, *lines = self._do(script, f"cannot push {name!r}", repeatable=True).stdout.splitlines()
         if lines == ["there"]:
             return root, None
         return root, {int(piece): int(held) for piece, held in map(str.split, lines)}
@@ -170,9 +170,9 @@ for piece in [0-9]*; do case $piece in *[!0-9]*) ;; *) stat -c "$piece %s" "$pie
     def _prepare(self) -> str:
         return PREPARE.format(place=self.place)
 
-    def _do(self, script: str, what: str, timeout_s: float = 60.0) -> Completed:
+    def _do(self, script: str, what: str, timeout_s: float = 60.0, repeatable: bool = False) -> Completed:
         """Run a script that must succeed."""
-        done = self.execute(script, timeout_s)
+        done = self.execute(script, timeout_s, repeatable)
         if done.exit_code != 0:
             why = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.exit_code}"]
             raise DeviceError(f"{what} on {self.shell.name}: {why[0]}")

@@ -185,7 +185,7 @@ def test_what_a_shell_cannot_hold_is_refused() -> None:
     with pytest.raises(UsageError, match="zero byte"):
         quoted("a\0b")
     with pytest.raises(UsageError, match="'A B' is not the name of an environment variable"):
-        run_script(["true"], {"A B": ""}, "mark")
+        run_script(["true"], {"A B": ""})
 
 
 def test_cpu_lists() -> None:

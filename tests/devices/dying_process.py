@@ -1,7 +1,7 @@
 """Measures again and again in children of one process, each killed with signal 9 at the call it is told.
 
-One JSON document a line on stdin, `{"folder": path, "device": spec, "die_at": call or null}`, and one on
-stdout: `{"status": wait status, "calls": names}`. A call is a Python call into `devices/` or a return from one, by
+One JSON document a line on stdin, `{"folder": path, "device": spec, "rounds": number, "die_at": call or
+null}`, and one on stdout: `{"status": wait status, "calls": names}`. A call is a Python call into `devices/` or a return from one, by
 the main thread; the names are those of a run that was not killed.
 """
 
@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import devices
@@ -33,8 +34,9 @@ def candidate(name: str) -> Candidate:
     )
 
 
-def run(folder: Path, spec: str, die_at: int | None) -> list[str]:
+def run(folder: Path, spec: str, rounds: int, die_at: int | None) -> list[str]:
     """Measure into a folder's database; die at a call, or return the names of all."""
+    protocol = replace(PROFILE.protocol, min_rounds=rounds, max_rounds=rounds)
     calls: list[str] = []
 
     def watch(frame, event, argument) -> None:
@@ -50,19 +52,19 @@ def run(folder: Path, spec: str, die_at: int | None) -> list[str]:
             MeasurementDatabase(folder / "m.sqlite") as database,
             lease(device, database, wait_s=0, folder=folder / "leases"),
         ):
-            measure([candidate("a"), candidate("b")], device, PROFILE, database)
+            measure([candidate("a"), candidate("b")], device, replace(PROFILE, protocol=protocol), database)
     finally:
         sys.setprofile(None)
     return calls
 
 
-def child(folder: Path, spec: str, die_at: int | None) -> tuple[int, list[str]]:
+def child(folder: Path, spec: str, rounds: int, die_at: int | None) -> tuple[int, list[str]]:
     """Run in a child of this process, for which all is imported already."""
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            (folder / "calls").write_text(json.dumps(run(folder, spec, die_at)))
+            (folder / "calls").write_text(json.dumps(run(folder, spec, rounds, die_at)))
             code = 0
         except BaseException:
             traceback.print_exc()
@@ -77,6 +79,6 @@ if __name__ == "__main__":
         asked = json.loads(line)
         folder = Path(asked["folder"])
         folder.mkdir(exist_ok=True)
-        status, calls = child(folder, asked["device"], asked["die_at"])
+        status, calls = child(folder, asked["device"], asked["rounds"], asked["die_at"])
         sys.stdout.write(json.dumps({"status": status, "calls": calls}) + "\n")
         sys.stdout.flush()

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 SEED = 5
 # The calls with which a stage begins. It ends where the next begins.
 STAGES = {
-    "open": "open call",
+    "open": "open_device call",
     "push": "push call",
     "start": "start_session call",
     "warm-up": "warm_up call",
@@ -42,7 +42,7 @@ def measure():
         [sys.executable, SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
 
-    def ask(folder: Path, device: str, rounds: int, die_at: int | None = None) -> dict:
+    def ask(folder: Path, device: str, rounds: int, die_at: tuple[str, int] | None = None) -> dict:
         asked = {"folder": str(folder), "device": device, "rounds": rounds, "die_at": die_at}
         process.stdin.write(json.dumps(asked) + "\n")
         process.stdin.flush()
@@ -54,11 +54,11 @@ def measure():
 
 
 def points(calls: list[str], each: int) -> list[tuple[str, int]]:
-    """Draw so many calls of every stage."""
-    begins = [0, *(calls.index(name) for name in list(STAGES.values())[1:])]
+    """Draw so many calls of every stage, counted from its first."""
+    begins = [calls.index(name) for name in STAGES.values()]
     draw = random.Random(SEED)
     spans = zip(STAGES, begins, [*begins[1:], len(calls)], strict=True)
-    return [(stage, call) for stage, a, b in spans for call in sorted(draw.sample(range(a, b), each))]
+    return [(stage, call) for stage, a, b in spans for call in sorted(draw.sample(range(b - a), each))]
 
 
 def shape(value: object) -> object:
@@ -76,9 +76,9 @@ def held(folder: Path) -> tuple[dict, tuple]:
         return rounds, database.measurements()
 
 
-def kill_and_resume(measure: Callable, folder: Path, call: int) -> tuple:
+def kill_and_resume(measure: Callable, folder: Path, stage: str, call: int) -> tuple:
     """Kill at a call, measure again, and return the results; judge what the database holds on the way."""
-    died = measure(folder, die_at=call)
+    died = measure(folder, die_at=(STAGES[stage], call))
     assert died["status"] == signal.SIGKILL
     before, finished = held(folder)
     assert len(finished) in (0, 2)  # the verdicts of a run come together
@@ -99,8 +99,8 @@ def judge(measure: Callable, tmp_path: Path, device: str, rounds: int, each: int
     _, expected = held(tmp_path / "whole")
     drawn = points(whole["calls"], each)
     for number, (stage, call) in enumerate(drawn):
-        results = kill_and_resume(one, tmp_path / str(number), call)
-        where = f"killed in {stage} at call {call}"
+        results = kill_and_resume(one, tmp_path / str(number), stage, call)
+        where = f"killed {call} calls after {STAGES[stage]}"
         assert {m.artifact_digest for m in results} == {"artifact-a", "artifact-b"}, where
         assert [[r.index for r in m.rounds] for m in results] == [list(range(rounds))] * 2, where
         assert [shape(asdict(m)) for m in results] == [shape(asdict(m)) for m in expected], where

@@ -168,6 +168,7 @@ def ours(case: Case, target: str, work: Path) -> Graph:
         database=f"sqlite:///{work / 'measurements.sqlite'}",
         randomize=SEED,
         allow_unstable=True,
+        decide=("merge",),
         progress=lambda message: print(f"  {message}", file=sys.stderr),
     )
     return merge(case.graph(), done.table, prior_of(get_target(target)))[0]

@@ -193,6 +193,7 @@ def _table(module: nn.Module, width: int, tokens: Sequence[int], work: Path) -> 
         target="executorch",
         database=_database(work),
         allow_unstable=True,
+        decide=("merge",),
         progress=lambda message: print(f"  {message}", file=sys.stderr),
     )
     return done.table if done.table.entries else None

@@ -15,6 +15,7 @@ from pathlib import Path
 from compiler.cost.kernel import Kernel, TensorSpec, kernel_call
 
 FILE = Path(__file__).parents[1] / "data" / "mobile_gpu_operators.csv"
+RELATIVES = {"resn": "resnet", "mobilenet": "mobilenet"}
 DEVICES = ("pixel4", "a03s", "iphonexs")
 
 
@@ -28,8 +29,9 @@ class Published:
 
     @property
     def family(self) -> str:
-        """The network's family: its name's first word, without numbers."""
-        return "".join(c for c in self.network.split("_")[0] if not c.isdigit())
+        """The network's family: all residual networks are one, and all that call themselves MobileNets."""
+        name = "".join(c for c in self.network.split("_")[0] if not c.isdigit())
+        return next((family for part, family in RELATIVES.items() if part in name), name)
 
 
 def published() -> list[Published]:

@@ -77,6 +77,7 @@ def command(files, capsys, monkeypatch):
     def call():
         capsys.readouterr()
         options = ["--profile", files / "quick.toml", "--database", files / "m.sqlite", "--device", "local"]
+        options += ["--decide", "merge"]
         code = main(["calibrate", f"{files / 'models.py'}:net", *map(str, options), "--json"])
         captured = capsys.readouterr()
         assert code == 0, captured.err
@@ -87,7 +88,7 @@ def command(files, capsys, monkeypatch):
 
 def test_three_kernels_are_measured_once_and_make_a_table(command, files) -> None:
     first = command()
-    assert first["outcomes"] == {"measured": 3, "known": 0, "unsteady": 0, "refused": 0}
+    assert first["outcomes"] == {"measured": 3, "known": 0, "unsteady": 0, "refused": 0, "left": 0}
     assert (first["target"], first["metric"], first["threads"]) == ("executorch", "cpu", 1)
     assert first["fixed_median_ns"] >= 0
     for entry in first["kernels"]:
@@ -105,7 +106,7 @@ def test_three_kernels_are_measured_once_and_make_a_table(command, files) -> Non
         assert all(s.target["target"] == "executorch" and s.target["executorch"] for s in stored)
 
         second = command()
-        assert second["outcomes"] == {"measured": 0, "known": 3, "unsteady": 0, "refused": 0}
+        assert second["outcomes"] == {"measured": 0, "known": 3, "unsteady": 0, "refused": 0, "left": 0}
         assert second["kernels"] == [{**e, "outcome": "known"} for e in first["kernels"]]
         assert len(database.measurements()) == made == 5
 

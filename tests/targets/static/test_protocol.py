@@ -17,17 +17,19 @@ def test_the_program_times_counts_and_profiles(mlp):
         *(
             {"do": "count", "iterations": 2},
             {"do": "profile", "iterations": 3},
+            {"do": "memory"},
             {"do": "exit"},
             {"do": "time"},
         ),
     ]
-    (ready, four, none, three, many, counted, profiled), code = mlp.talk(*requests)
+    (ready, four, none, three, many, counted, profiled, memory), code = mlp.talk(*requests)
     assert code == 0 and ready["event"] == "ready" and ready["threads"] == 1
     assert ready["load_ns"] > 0 and ready["first_ns"] > 0
     lengths = [(len(a["wall_ns"]), len(a["cpu_ns"])) for a in (four, none, three)]
     assert lengths == [(4, 4), (0, 0), (3, 3)] and len(many["wall_ns"]) >= 1
     assert all(isinstance(ns, int) and ns >= 0 for ns in many["wall_ns"] + many["cpu_ns"])
     assert counted == {"iterations": 2}
+    assert 100_000 < memory["peak_rss_bytes"] < 100_000_000
     names = [row["name"] for row in profiled["operations"]]
     assert len(names) == len(set(names)) and set(names) <= set(mlp.report["kernels"])
     assert all(

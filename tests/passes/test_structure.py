@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from compiler.evaluate import evaluate
+from compiler.ir.text import parse_graph
+from compiler.passes.common import share_computations
 from tests.models.small import compile_graph, error
 
 pytestmark = pytest.mark.core
@@ -184,3 +186,18 @@ def test_linear_layers_behind_a_lookup_become_its_table() -> None:
 def test_a_table_that_would_grow_or_is_tied_stays() -> None:
     assert looked_up(Lookup(40))["linear"] == 1
     assert looked_up(Lookup(6, tied=True)) == {"embedding": 1, "linear": 2, "tanh": 1}
+
+
+def test_each_reader_of_an_int8_weight_keeps_its_own_dequantise() -> None:
+    text = """graph {
+  %w = constant "w" : int8[4, 4]
+  %x = input : float32[2, 4]
+  %a = quantized_decomposed.dequantize_per_tensor.default(input=%w, scale=0.5, zero_point=0, quant_min=-127, quant_max=127, dtype=dtype.int8, out_dtype=none) : float32[4, 4]
+  %b = quantized_decomposed.dequantize_per_tensor.default(input=%w, scale=0.5, zero_point=0, quant_min=-127, quant_max=127, dtype=dtype.int8, out_dtype=none) : float32[4, 4]
+  %u = aten.linear.default(input=%x, weight=%a, bias=none) : float32[2, 4]
+  %v = aten.linear.default(input=%u, weight=%b, bias=none) : float32[2, 4]
+  return(r0=%v)
+}
+"""
+    graph = share_computations(parse_graph(text))
+    assert [graph.node(name).operand("weight").node for name in ("u", "v")] == ["a", "b"]

@@ -62,7 +62,19 @@ def test_the_pins_that_resolve_together():
     assert extras["executorch"] == ["executorch==1.4.1"]
     assert "apache-tvm==0.26.0" in extras["tvm"]
     assert extras["litert"] == ["litert-torch==0.10.0", "ai-edge-litert==2.3.0"]
-    assert {"executorch", "litert", "onnx", "tvm", "android", "zoo", "hf", "dev", "all"} == set(extras)
+    assert {
+        "executorch",
+        "litert",
+        "onnx",
+        "tvm",
+        "android",
+        "ssh",
+        "postgres",
+        "zoo",
+        "hf",
+        "dev",
+        "all",
+    } == set(extras)
 
 
 def test_every_ignored_rule_has_its_reason():

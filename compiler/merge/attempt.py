@@ -58,7 +58,7 @@ class Attempt:
     `form` is the algebraic form found. `node` is the one to blame for a refusal, `window` the operations
     around it. `priced_by` says what the price rests on; costs are in its unit. `residual` is the largest
     difference of the emitted form from the region on random input, relative, in float64; None where it
-    was not run. `options` are the region as it stands and in its other forms, where all of them are measured.
+    was not run. `options` are the region as it stands and in its other forms, as far as measured.
     """
 
     site: str

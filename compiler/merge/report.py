@@ -82,8 +82,10 @@ def _options(regions: Regions, entry: Value, exit_: Value, price: Price) -> tupl
         kernels = program.kernels(type_, price.size)
         forms.append((program.found, tuple(map(describe_step, program.steps)), price.interval(kernels)))
     found = [Alternative(form, ops, e.median, e.low, e.high) for form, ops, e in forms if e is not None]
-    distinct = tuple({(a.ops, a.median): a for a in found}.values())
-    return distinct if len(distinct) > 1 else ()
+    distinct: dict[object, Alternative] = {}
+    for one in found:  # a form that writes the region as it stands is no other form
+        distinct.setdefault((one.ops, one.median), one)
+    return tuple(distinct.values()) if len(distinct) > 1 else ()
 
 
 def _work_before(regions: Regions, entry: Value, exit_: Value, names: Sequence[str], price: Price) -> Work:

@@ -55,7 +55,7 @@ def emit_error(code: int, kind: str, message: str, as_json: bool) -> None:
 
 def stdout() -> Console:
     """Return a console on stdout; outside a terminal its width is fixed, so that output is stable."""
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH)
+    return Console(file=sys.stdout, emoji=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
 @contextlib.contextmanager

@@ -66,6 +66,14 @@ def test_a_large_depthwise_kernel_is_split_where_the_runtime_has_none(size: int)
     assert error(split, module, inputs) < 1e-9
     merged = [a for a in attempts if a.outcome is Outcome.MERGED]
     assert any("latency table of bench" in a.reason for a in merged)
+    decided = [a for a in merged if a.options]
+    assert decided
+    for attempt in decided:  # the figures that decided: whole, or split; the least was taken
+        assert len(attempt.options) > 1
+        assert min(o.median for o in attempt.options) == pytest.approx(attempt.after.cost)
+        assert all(o.low <= o.median <= o.high for o in attempt.options)
+    by_prior = [a for a in merge(graph)[1] if a.outcome is Outcome.MERGED]
+    assert not any(a.options for a in by_prior)  # a prior's price is no latency
 
 
 def low_rank() -> nn.Module:

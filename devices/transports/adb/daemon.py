@@ -111,8 +111,8 @@ class DaemonConnection:
 
 
 def _named(service: str) -> str:
-    # Of a script its kind alone: it begins with our own check, which says nothing.
-    return f"the service {service.partition(':')[0]!r}"
+    # A script is not quoted: it begins with our own check, which says nothing.
+    return "a command" if service.startswith("shell,") else f"the service {service[:60]!r}"
 
 
 class DaemonStream:

@@ -355,8 +355,6 @@ COOL = replace(PROTOCOL, cool_below_c=45.0, cooldown_max_s=0.5)
     [
         ({"temp": 50}, {"temp": 30}, ("after 0.5 s of waiting, below 45 C",)),
         ({"battery": 10}, {"battery": 80}, ("the battery is at 10%, 20% asked for",)),
-        ({"plugged": "none"}, {"plugged": "usb"}, ("The 1 round",)),
-        ({"power_save": "on"}, {"power_save": "off"}, ("the low-power mode is on",)),
     ],
 )
 def test_a_phone_that_is_fit_no_more_ends_it_with_7_and_goes_on_when_it_is(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import socket
+import time
 
 from compiler.errors import DeviceError
 from devices import android
@@ -28,6 +29,9 @@ from devices.transports.adb.server import (
 )
 from devices.transports.adb.shell import AdbShell
 from devices.transports.adb.usb import UsbPipe
+
+SETTLE_S = 3.0
+SETTLING = ("offline", "connecting", "authorizing")
 
 Bridge = ServerBridge | DirectBridge
 
@@ -69,7 +73,7 @@ def _through_server(address: Address) -> Bridge:
     if known.get(address.serial) != "device" and address.endpoint:
         join = reconnect if known.get(address.serial) == "offline" else connect
         said = join(address.serial, address.port)
-        known = {phone.serial: phone.state for phone in list_phones(address.port)}
+        known = _settled(address)
         if address.serial not in known:
             if address.way == "auto":
                 return _direct(address)
@@ -79,6 +83,16 @@ def _through_server(address: Address) -> Bridge:
     if known[address.serial] != "device":
         raise DeviceError(f"the phone {address.serial!r} is {problem(known[address.serial])}")
     return ServerBridge(address.serial, address.port)
+
+
+def _settled(address: Address) -> dict[str, str]:
+    """Return the states of the phones once the one just connected to has greeted the server."""
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        known = {phone.serial: phone.state for phone in list_phones(address.port)}
+        if known.get(address.serial) not in SETTLING or time.monotonic() > deadline:
+            return known
+        time.sleep(0.05)
 
 
 def _only(phones: tuple[Listed, ...], port: int) -> Bridge:

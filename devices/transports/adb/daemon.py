@@ -48,7 +48,7 @@ class DaemonConnection:
             stream.close()
             raise DeviceError(f"{self.name} did not open {_named(service)} within {timeout_s:g} s") from error
         if not stream.open:
-            raise DeviceError(f"{self.name} refuses {_named(service)}")
+            raise DeviceError(f"{self.name} refuses the service {_named(service)}")
         return stream
 
     def write(self, packet: Packet) -> None:
@@ -111,8 +111,8 @@ class DaemonConnection:
 
 
 def _named(service: str) -> str:
-    # Of a script its kind alone: it begins with our own check, which says nothing.
-    return f"the service {service.partition(':')[0]!r}"
+    # A script is not quoted: it begins with our own check, which says nothing.
+    return "a command" if service.startswith("shell,") else repr(service[:60])
 
 
 class DaemonStream:

@@ -112,7 +112,10 @@ def test_a_program_agrees_with_torch_on_an_arm_processor(target, precision, mode
         assert snr(found, here) > SAME_SNR
 
 
-@pytest.mark.parametrize("target", list_targets())
+@pytest.mark.parametrize(
+    "target",
+    [pytest.param(t, marks=pytest.mark.slow if t == "executorch" else ()) for t in list_targets()],
+)
 def test_instructions_repeat_between_processes(target, built, board):
     one, two = (counts(built(target, "float32"), board()) for _ in range(2))
     assert len(one) == len(two) == 4 and min(one) > 10_000

@@ -38,7 +38,7 @@ PROTOCOL = BenchmarkProtocol(
     target_width=1e-9,
 )
 PROFILE = DeviceProfile("standin", "", "adb", ("fake",), threads=1, protocol=PROTOCOL)
-WAYS = ("direct", "server")
+WAYS = ("direct", pytest.param("server", marks=pytest.mark.slow))  # each case takes seconds of emulation
 PATIENCE_S = 60
 
 

@@ -61,8 +61,8 @@ def measurement(document: Mapping[str, Any]) -> None:
         *facts,
         ("rounds left out", marked),
         *((name, _reading(document, name)) for name in ("median", "p90", "p99", "minimum")),
-        ("load", f"{document['load_ns'] / 1e6:.4g} ms"),
-        ("first run", f"{document['first_ns'] / 1e6:.4g} ms"),
+        ("load", _milliseconds(document["load_ns"])),
+        ("first run", _milliseconds(document["first_ns"])),
         ("peak memory", _megabytes(document["peak_rss_bytes"])),
         ("size on device", _megabytes(document["size_bytes"])),
         *(("note", text) for text in document["incidents"]),
@@ -81,6 +81,10 @@ def _reading(document: Mapping[str, Any], name: str) -> str:
     if None in bounds:
         return f"{value} (too few samples for an interval)"
     return f"{value} (95%: {bounds[0] / scale:.6g} to {bounds[1] / scale:.6g})"
+
+
+def _milliseconds(nanoseconds: int) -> str:
+    return f"{nanoseconds / 1e6:.4g} ms" if nanoseconds else "not told"
 
 
 def _megabytes(size: int | None) -> str:

@@ -258,7 +258,7 @@ def test_a_server_may_hold_other_tables_but_not_under_our_names(postgres) -> Non
     name = url.partition("@/")[2].partition("?")[0]
     postgres.sql(name, "CREATE TABLE recipes (id int)")
     MeasurementDatabase(url).close()
-    assert postgres.sql(name, "SELECT version FROM edgewright_schema") == "1"
+    assert postgres.sql(name, "SELECT version FROM edgewright_schema") == "2"
     other = postgres.database()
     postgres.sql(other.partition("@/")[2].partition("?")[0], "CREATE TABLE round (id int)")
     with pytest.raises(UsageError, match=r"not a measurement database.*other tables \(round\)"):
@@ -269,7 +269,7 @@ def test_a_newer_schema_on_a_server_is_refused(postgres) -> None:
     url = postgres.database()
     MeasurementDatabase(url).close()
     postgres.sql(url.partition("@/")[2].partition("?")[0], "UPDATE edgewright_schema SET version = 99")
-    with pytest.raises(UsageError, match="schema is version 99, this edgewright reads version 1"):
+    with pytest.raises(UsageError, match="schema is version 99, this edgewright reads version 2"):
         MeasurementDatabase(url)
 
 

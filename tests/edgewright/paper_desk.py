@@ -72,6 +72,9 @@ class Desk:
     name: str = "desk"
     now_ns: int = 0
 
+    def identity(self):
+        return ""
+
     def fingerprint(self):
         return {"machine": "made up", "processor": "pencil"}
 

@@ -22,7 +22,7 @@ def row(name: str, median: float, stable: bool) -> dict:
 def ranked(monkeypatch, *runs: list[dict]) -> list[dict]:
     left = list(runs)
     monkeypatch.setattr(choosing, "_measured", lambda *_: left.pop(0))
-    found = choosing._ranked({"a": None, "b": None}, PROFILE, "local", "sqlite://", lambda _: None)
+    found = choosing._ranked({"a": None, "b": None}, PROFILE, "local", "sqlite://", None, lambda _: None)
     assert left == []
     return found
 

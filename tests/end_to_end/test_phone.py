@@ -155,7 +155,7 @@ def test_operations_by_module_on_the_phone(target, built, ways, capsys):
     code = main(["profile", str(out), "--device", ways["direct"], "--per-op"])
     printed = capsys.readouterr()
     if target in BY_OPERATION:
-        assert code == 0 and "wide" in printed.out and "head" in printed.out
+        assert code == 0 and "stem" in printed.out and "head" in printed.out
     else:
         assert code == 2 and "gives no times by operation" in printed.err
 

@@ -48,10 +48,13 @@ def test_onnxruntime_times_each_operation_by_module(compiled, capsys):
     assert "stem" in capsys.readouterr().out
 
 
-def test_tvm_times_each_kernel(compiled, capsys):
+def test_tvm_times_each_call_of_a_kernel_by_module(compiled, capsys):
     assert main(["profile", compiled("tvm"), "--per-op", "--json"]) == 0
-    names = [row["name"] for row in json.loads(capsys.readouterr().out)["operations"]]
+    rows = json.loads(capsys.readouterr().out)["operations"]
+    names = [row["name"] for row in rows]
     assert any("conv2d" in name for name in names) and not any(name.startswith("vm.") for name in names)
+    assert {"stem", "head"} <= {row["module"] for row in rows}
+    assert all(row["node"] == row["nodes"][0] for row in rows)
 
 
 @pytest.mark.parametrize("target", ["executorch", "litert"])

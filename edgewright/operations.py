@@ -50,9 +50,10 @@ def profile_operations(
     """Return the time of each operation of a method as JSON values, slowest first.
 
     `operations` holds the runtime's `name` and kind `op`, the IR `nodes` that it computes where they are
-    known, and of these the heaviest, `node`, with its `module`; `median_ns` over `iterations` inferences and its `share` of the sum. An emulated board counts:
-    there it is `median_instructions` and `sum_instructions`, or, where the runtime's own clock is all there
-    is, a `clock` that is `emulated`: no time of any device, and its shares are the emulator's.
+    known, of these the heaviest, `node`, with its `module`, and `median_ns` over `iterations` inferences
+    with its `share` of the sum. An emulated board counts: there it is `median_instructions` and
+    `sum_instructions`, or, where the runtime's own clock is all there is, a `clock` that is `emulated`: no
+    time of any device, and its shares are the emulator's.
 
     Raises UsageError for an artifact or method that there is not, and for a runtime that gives no times
     by operation; DeviceError where the device or the runner fails, or where the device is still in use

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,9 +180,9 @@ def fuse(module: Any) -> Fusion:
     from tvm.ir.transform import Sequential
     from tvm.relax import transform
 
-    flat = Sequential(
-        [transform.LegalizeOps(), transform.AnnotateTIROpPattern(), transform.FoldConstant()]
-    )(module)
+    flat = Sequential([transform.LegalizeOps(), transform.AnnotateTIROpPattern(), transform.FoldConstant()])(
+        module
+    )
     grouped = transform.FuseOps()(flat)
     return Fusion(flat, grouped, transform.FuseTIR()(grouped))
 

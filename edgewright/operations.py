@@ -1,7 +1,7 @@
 """`profile --per-op`: what each operation of a program takes, in the words of the user's model.
 
 The runtime times its own operations, on whatever device its runner is; the IO file beside the program
-says which node of the graph each came from, and the artifact's graph which module of the model. Timing
+says which nodes of the graph each came from, and the artifact's graph which module of the model. Timing
 each operation slows the whole: the sum is no latency, the shares are what counts.
 
 ONNX Runtime and TVM tell; ExecuTorch's and LiteRT's Python packages have no times by operation. What
@@ -49,10 +49,11 @@ def profile_operations(
 ) -> dict[str, Any]:
     """Return the time of each operation of a method as JSON values, slowest first.
 
-    `operations` holds the runtime's `name` and kind `op`, the IR `node` and its `module` where they are
-    known, `median_ns` over `iterations` inferences and its `share` of the sum. An emulated board counts:
-    there it is `median_instructions` and `sum_instructions`, or, where the runtime's own clock is all there
-    is, a `clock` that is `emulated`: no time of any device, and its shares are the emulator's.
+    `operations` holds the runtime's `name` and kind `op`, the IR `nodes` that it computes where they are
+    known, of these the heaviest, `node`, with its `module`, and `median_ns` over `iterations` inferences
+    with its `share` of the sum. An emulated board counts: there it is `median_instructions` and
+    `sum_instructions`, or, where the runtime's own clock is all there is, a `clock` that is `emulated`: no
+    time of any device, and its shares are the emulator's.
 
     Raises UsageError for an artifact or method that there is not, and for a runtime that gives no times
     by operation; DeviceError where the device or the runner fails, or where the device is still in use
@@ -107,27 +108,30 @@ def _unit(operations: Any) -> str:
 
 
 def _rows(
-    operations: Any, unit: str, origins: Mapping[str, str], modules: Mapping[str, str]
+    operations: Any, unit: str, origins: Mapping[str, list[str]], modules: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     rows = []
     for its in operations:
-        node = _origin(str(its["name"]), origins)
-        facts = {"name": its["name"], "op": its["op"], "node": node, "module": modules.get(node, "")}
+        nodes = _origin(str(its["name"]), origins)
+        node = nodes[0] if nodes else ""
+        facts = {"name": its["name"], "op": its["op"], "node": node, "nodes": nodes}
+        facts["module"] = modules.get(node, "")
         rows.append({**facts, f"median_{unit}": float(median(its[unit]))})
     return rows
 
 
-def _origin(name: str, origins: Mapping[str, str]) -> str:
-    """Return the node behind a name; a runtime puts its own words behind the one it was given."""
+def _origin(name: str, origins: Mapping[str, list[str]]) -> list[str]:
+    """Return the nodes behind a name; a runtime puts its own words behind the one it was given."""
     while name and name not in origins:
         name = name.rpartition("_")[0]
-    return origins.get(name, "")
+    return origins.get(name, [])
 
 
-def _origins(artifact: Artifact) -> dict[str, str]:
+def _origins(artifact: Artifact) -> dict[str, list[str]]:
+    """Return the nodes of each name; of a fused operation they are several, the heaviest first."""
     document = json.loads((artifact.folder / IO).read_text(encoding="utf-8"))
-    found: dict[str, str] = document.get("origins", {})
-    return found
+    found: dict[str, str | list[str]] = document.get("origins", {})
+    return {name: [nodes] if isinstance(nodes, str) else nodes for name, nodes in found.items()}
 
 
 def _modules(artifact: Artifact, method: str) -> dict[str, str]:

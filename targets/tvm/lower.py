@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from compiler.ir.constants import constant_bytes
 from compiler.ir.graph import Graph
 from compiler.target import Lowered
 from targets.failure import as_unsupported
-from targets.onnx_file import onnx_bytes
 from targets.plain import flat, refuse_state
 from targets.quiet import quiet_native
 from targets.serving import write
@@ -35,7 +34,9 @@ from targets.stopwatch import rounded, timed
 from targets.tvm import PROGRAM
 from targets.tvm.capability import unsupported
 from targets.tvm.cross import Route, cross_compile
+from targets.tvm.importing import IMPORTERS, Imported
 from targets.tvm.legalise import legalise
+from targets.tvm.origins import Fusion, origins
 from targets.tvm.processor import stated
 from targets.tvm.static import EXECUTABLE, TWIN
 from targets.tvm.tuning.apply import apply
@@ -54,6 +55,8 @@ class Built:
     kernels: dict[str, int]
     fused: Any
     tuned: tuple[str, ...]
+    imported: Imported
+    fusion: Fusion
 
 
 def lower(
@@ -85,7 +88,8 @@ def lower(
     origin = {"importer": built.importer, "refused": built.refused, **route.facts}
     name, data = next(iter(route.files.items()))
     sizes = {"program_bytes": len(data), "constant_bytes": constant_bytes([plain])}
-    files = (*write(folder, name, data, {method: graph}), *_write_rest(folder, route.files))
+    told = origins(built.imported, built.fusion, {n.name for n in graph.ops()})
+    files = (*write(folder, name, data, {method: graph}, origins=told), *_write_rest(folder, route.files))
     return Lowered(files, {**facts, **origin, **sizes, "seconds": rounded(seconds)})
 
 
@@ -143,51 +147,44 @@ def _build(
     for name, read in IMPORTERS.items():
         try:
             with timed(seconds, "import"):
-                module = read(program)
+                imported = read(program)
             with timed(seconds, "build"):
-                fused, tuned = _compiled(module, library, schedules)
+                fusion, fused, tuned = _compiled(imported.module, library, schedules)
             with timed(seconds, "check"):
                 _check(graph, library)
         except Exception as found:  # an importer raises whatever it stumbles on
             refused[name] = " ".join(str(found).split())[:120] or type(found).__name__
             continue
-        return Built(name, refused, _kernels(fused), fused, tuned)
+        return Built(name, refused, _kernels(fused), fused, tuned, imported, fusion)
     with as_unsupported("TVM", "importing", graph, program, unsupported):
         raise UnsupportedModelError("; ".join(f"by way of {name}: {why}" for name, why in refused.items()))
 
 
-def from_program(program: ExportedProgram) -> Any:
-    """Return the Relax module of an exported program."""
-    from tvm.relax.frontend.torch import from_exported_program
-
-    return from_exported_program(program)
-
-
-def from_onnx_file(program: ExportedProgram) -> Any:
-    """Return the Relax module of the program's ONNX file."""
-    import onnx
-    from tvm.relax.frontend.onnx import from_onnx
-
-    return from_onnx(onnx.load_from_string(onnx_bytes(program)), keep_params_in_input=False)
-
-
-IMPORTERS: Mapping[str, Callable[[ExportedProgram], Any]] = {
-    "torch.export": from_program,
-    "onnx": from_onnx_file,
-}
-
-
-def _compiled(module: Any, library: Path, schedules: Mapping[str, str]) -> tuple[Any, tuple[str, ...]]:
-    """Build for this machine's processor; return the module of fused kernels, and the names of the tuned."""
+def _compiled(
+    module: Any, library: Path, schedules: Mapping[str, str]
+) -> tuple[Fusion, Any, tuple[str, ...]]:
+    """Build for this machine's processor; return the module that is built, and the names of the tuned."""
     import tvm
-    from tvm import relax
     from tvm.target.codegen import llvm_get_system_cpu
 
     target = tvm.target.Target({"kind": "llvm", "mcpu": str(llvm_get_system_cpu())})
     with target:
-        fused, tuned = apply(relax.get_pipeline("zero")(module), schedules)
+        fusion = fuse(module)
+        fused, tuned = apply(fusion.fused, schedules)
     tvm.compile(fused, target=target).export_library(str(library))
-    return fused, tuned
+    return fusion, fused, tuned
+
+
+def fuse(module: Any) -> Fusion:
+    """Return the stages of TVM's "zero" pipeline for a module, under the current target."""
+    from tvm.ir.transform import Sequential
+    from tvm.relax import transform
+
+    flat = Sequential([transform.LegalizeOps(), transform.AnnotateTIROpPattern(), transform.FoldConstant()])(
+        module
+    )
+    grouped = transform.FuseOps()(flat)
+    return Fusion(flat, grouped, transform.FuseTIR()(grouped))
 
 
 def _kernels(fused: Any) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 import tvm
@@ -34,8 +35,12 @@ class Method:
         return [(a, spec["dtype"]) for a, spec in zip(arrays, self.specs, strict=True)]
 
     def profile(self, iterations: int) -> list[dict[str, Any]]:
-        """Return the times of each kernel, in order of its first call, without the machine's own calls."""
+        """Return the times of each call of a kernel, in order, without the machine's own calls.
+
+        A kernel's second call in an inference is told from the first by its name, `kernel#2`.
+        """
         rows: dict[str, dict[str, Any]] = {}
+        calls: Counter[str] = Counter()
         started = 0
 
         def instrument(function: Any, name: str, before: bool, result: Any, *arguments: Any) -> Any:
@@ -43,12 +48,15 @@ class Method:
             if before:
                 started = time.perf_counter_ns()
             elif not name.startswith("vm."):
-                row = rows.setdefault(name, {"name": name, "op": name, "ns": []})
-                row["ns"].append(time.perf_counter_ns() - started)
+                taken = time.perf_counter_ns() - started
+                calls[name] += 1
+                call = name if calls[name] == 1 else f"{name}#{calls[name]}"
+                rows.setdefault(call, {"name": call, "op": name, "ns": []})["ns"].append(taken)
             return relax.VMInstrumentReturnKind.NO_OP
 
         self.machine.set_instrument(instrument)
         for _ in range(iterations):
+            calls.clear()
             self.run()
         self.machine.set_instrument(None)
         return list(rows.values())

@@ -1,10 +1,14 @@
 """`profile --per-op`: each operation's time by the module of the user's model, where the runtime tells."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from edgewright.cli import main
+from targets.tvm.processor import machine
+
+ROOT = Path(__file__).parents[2]
 
 NET = """import torch
 from torch import nn
@@ -25,9 +29,9 @@ def compiled(tmp_path, capsys):
     """An artifact of NET for a target."""
     (tmp_path / "net.py").write_text(NET)
 
-    def run(target):
-        out = tmp_path / target
-        assert main(["compile", f"{tmp_path / 'net.py'}:net", "--target", target, "--out", str(out)]) == 0
+    def run(target, *options):
+        out, model = tmp_path / target, f"{tmp_path / 'net.py'}:net"
+        assert main(["compile", model, "--target", target, "--out", str(out), *options]) == 0
         capsys.readouterr()
         return str(out)
 
@@ -48,10 +52,23 @@ def test_onnxruntime_times_each_operation_by_module(compiled, capsys):
     assert "stem" in capsys.readouterr().out
 
 
-def test_tvm_times_each_kernel(compiled, capsys):
+def test_tvm_times_each_call_of_a_kernel_by_module(compiled, capsys):
     assert main(["profile", compiled("tvm"), "--per-op", "--json"]) == 0
-    names = [row["name"] for row in json.loads(capsys.readouterr().out)["operations"]]
+    rows = json.loads(capsys.readouterr().out)["operations"]
+    names = [row["name"] for row in rows]
     assert any("conv2d" in name for name in names) and not any(name.startswith("vm.") for name in names)
+    assert {"stem", "head"} <= {row["module"] for row in rows}
+    assert all(row["node"] == row["nodes"][0] for row in rows)
+
+
+def test_a_static_executable_times_each_call_of_a_kernel_by_module(compiled, capsys, tmp_path):
+    host = (ROOT / "profiles" / "host.toml").read_text()
+    (tmp_path / "stated.toml").write_text(host.replace("[device]", f'[device]\narch = "{machine()}"'))
+    out = compiled("tvm", "--profile", str(tmp_path / "stated.toml"))
+    assert json.loads((Path(out) / "manifest.json").read_text())["lowering"]["route"] == "static"
+    assert main(["profile", out, "--per-op", "--profile", "host", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["operations"]
+    assert {"stem", "head"} <= {row["module"] for row in rows}
 
 
 @pytest.mark.parametrize("target", ["executorch", "litert"])

@@ -1,4 +1,4 @@
-/* Answers that time inferences, count them, or give the time of each kernel, or the memory of them all. */
+/* Answers that time inferences, count them, or give the time of each kernel's call, or the memory of them all. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,19 +103,23 @@ int answer_count(const struct json *request) {
     return 0;
 }
 
+/* A kernel's second call in an inference is told from the first by its name, kernel#2. */
+static void print_call(int call) {
+    const char *name = model_kernels[model_calls[call].kernel].name;
+    int time = 1;
+    for (int c = 0; c < call; c++) time += model_calls[c].kernel == model_calls[call].kernel;
+    fprintf(answers, "{\"name\": \"%s", name);
+    if (time > 1) fprintf(answers, "#%d", time);
+    fprintf(answers, "\", \"op\": \"%s\", ", name);
+}
+
 static void print_profile(const uint64_t *ns, size_t iterations) {
     fputs("{\"operations\": [", answers);
-    for (int k = 0; k < model_kernel_count; k++) {
-        const char *name = model_kernels[k].name, *separator = "";
-        fprintf(answers, "%s{\"name\": \"%s\", \"op\": \"%s\", \"ns\": [", k ? ", " : "", name, name);
-        for (size_t i = 0; i < iterations; i++)
-            for (int c = 0; c < model_call_count; c++) {
-                if (model_calls[c].kernel != k) continue;
-                uint64_t value = ns[i * (size_t)model_call_count + (size_t)c];
-                fprintf(answers, "%s%llu", separator, (unsigned long long)value);
-                separator = ", ";
-            }
-        fputs("]}", answers);
+    for (int c = 0; c < model_call_count; c++) {
+        if (c) fputs(", ", answers);
+        print_call(c);
+        print_list("ns", ns + c, iterations, (size_t)model_call_count);
+        putc('}', answers);
     }
     fputs("]}\n", answers);
 }

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections import Counter
 
 import torch
 
@@ -31,11 +32,9 @@ def test_the_program_times_counts_and_profiles(mlp):
     assert counted == {"iterations": 2}
     assert 100_000 < memory["peak_rss_bytes"] < 100_000_000
     names = [row["name"] for row in profiled["operations"]]
-    assert len(names) == len(set(names)) and set(names) <= set(mlp.report["kernels"])
-    assert all(
-        len(r["ns"]) == 3 * mlp.report["kernels"][r["name"]] and r["op"] == r["name"]
-        for r in profiled["operations"]
-    )
+    assert len(names) == len(set(names))  # a row for each call
+    assert Counter(r["op"] for r in profiled["operations"]).items() <= mlp.report["kernels"].items()
+    assert all(len(r["ns"]) == 3 and r["name"].partition("#")[0] == r["op"] for r in profiled["operations"])
     assert any(row["ns"][-1] > 0 for row in profiled["operations"])  # the last iteration ran too
 
 

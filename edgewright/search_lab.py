@@ -17,7 +17,7 @@ from compiler.compress.segments import Segment
 from compiler.device import Device, DeviceProfile
 from compiler.errors import UnstableMeasurementError
 from compiler.ir.graph import Graph
-from compiler.records import Artifact, Measurement
+from compiler.records import Artifact, Measurement, Metric
 from compiler.search.journal import Journal
 from compiler.search.loop import Reading
 from compiler.search.output_cost import CostEstimate, CostKind, cost_kind, estimate, floating, sample_costs
@@ -203,19 +203,24 @@ class Lab:
 
     def _reading(self, found: Measurement, base: Measurement) -> Reading:
         """Return the paired reading; raises UnstableMeasurementError where pairs are few or disagree."""
-        label = f"{found.statistics.median / 1e6:.3f} ms beside {base.statistics.median / 1e6:.3f} ms"
+        counted = found.metric is Metric.INSTRUCTIONS
+        least = self.profile.protocol.min_rounds if counted else LEAST_PAIRS  # counts repeat
+        unit = "M instructions" if counted else " ms"
+        median, other = found.statistics.median / 1e6, base.statistics.median / 1e6
+        label = f"{median:.3f}{unit} beside {other:.3f}{unit}"
         try:
             pair = ratio(found.rounds, base.rounds)  # clean rounds only: a throttled one decides nothing
         except ValueError as error:
             raise self._unstable(f"two variants cannot be compared ({label}): {error}") from error
         width = (pair.high - pair.low) / 2 / pair.value
-        if pair.rounds < LEAST_PAIRS or width > self.profile.protocol.unstable_width:
+        if pair.rounds < least or width > self.profile.protocol.unstable_width:
             raise self._unstable(
                 f"two variants cannot be compared ({label}): {pair.rounds} pairs of clean rounds, "
-                f"{LEAST_PAIRS} needed; interval of their ratio ±{100 * width:.1f}%"
+                f"{least} needed; interval of their ratio ±{100 * width:.1f}%"
             )
         s = found.statistics
-        return Reading(pair.value, pair.low, pair.high, s.median, s.low, s.high, base.statistics.median)
+        own = (s.median, s.low, s.high, base.statistics.median)
+        return Reading(pair.value, pair.low, pair.high, *own, counted)
 
     def _check_steady(self, found: Measurement) -> None:
         """Refuse an unsteady reading of the clock, which an absolute budget is judged by."""

@@ -114,7 +114,7 @@ def summary(result: SearchResult) -> list[str]:
     winner = result.outcome.winner
     reading, int8 = winner.reading, sum(1 for o in winner.choice if o)
     lines = [
-        f"chosen: {int8} of {len(winner.choice)} segments in int8, {_interval_ms(reading)} on the device, "
+        f"chosen: {int8} of {len(winner.choice)} segments in int8, {reading.text} on the device, "
         f"{reading.ratio:.3f}x of the merged float model (95%: {reading.ratio_low:.3f} to "
         f"{reading.ratio_high:.3f}), within the budget {result.budget}",
     ]
@@ -171,26 +171,23 @@ def _row(result: SearchResult, row: Row) -> dict[str, Any]:
         "variant": row.name,
         "predicted": "-" if trial.predicted is None else f"{trial.predicted:.3f}x",
         "measured": f"{reading.ratio:.3f}x ({reading.ratio_low:.3f} to {reading.ratio_high:.3f})",
-        "time": _interval_ms(reading),
+        "time": reading.text,
         "cost": cost,
         "MB": f"{row.bytes / 1e6:.2f}",
         "within": verdict,
     }
 
 
-def _interval_ms(reading: Reading) -> str:
-    return f"{reading.median_ns / 1e6:.3f} ms ({reading.low_ns / 1e6:.3f} to {reading.high_ns / 1e6:.3f})"
-
-
 def _times(reading: Reading) -> dict[str, float]:
+    unit = "million_instructions" if reading.counted else "ms"
     return {
         "ratio": reading.ratio,
         "ratio_low": reading.ratio_low,
         "ratio_high": reading.ratio_high,
-        "median_ms": reading.median_ns / 1e6,
-        "low_ms": reading.low_ns / 1e6,
-        "high_ms": reading.high_ns / 1e6,
-        "float_median_ms": reading.base_ns / 1e6,
+        f"median_{unit}": reading.median_ns / 1e6,
+        f"low_{unit}": reading.low_ns / 1e6,
+        f"high_{unit}": reading.high_ns / 1e6,
+        f"float_median_{unit}": reading.base_ns / 1e6,
     }
 
 

@@ -92,7 +92,8 @@ def search(
 
     Args:
         model: a module in eval mode, an exported program, or a text such as `timm:mobilenetv2_100`.
-        latency_budget: `12ms`, `800us`, or `0.7x` of the merged float model as measured beside it.
+        latency_budget: `12ms`, `800us`, `3.2Minsn` (emulated), or `0.7x` of the merged float model as
+            measured beside it.
         calibration: unlabelled batches: `data.py:batches`, or an iterable of tensors or of tuples of
             them. One half chooses, the other judges the choice.
         profile: the name of a device profile, its TOML file, or a profile.
@@ -202,9 +203,16 @@ def _is_result(out: Path) -> bool:
 
 
 def _check_metric(budget: Budget, profile: DeviceProfile) -> None:
-    if profile.protocol.metric is Metric.INSTRUCTIONS and budget.ratio is None:
+    counts = profile.protocol.metric is Metric.INSTRUCTIONS
+    if counts and budget.nanoseconds is not None:
         raise UsageError(
-            f"the profile {profile.name!r} counts instructions, not time: give the budget as a ratio, 0.7x"
+            f"the profile {profile.name!r} counts instructions, not time: give the budget as 3.2Minsn, or as "
+            f"a ratio, 0.7x"
+        )
+    if budget.instructions is not None and not counts:
+        raise UsageError(
+            f"the profile {profile.name!r} measures time, not instructions: give the budget as 12ms, or as "
+            f"a ratio, 0.7x"
         )
 
 

@@ -37,7 +37,8 @@ _Z = 1.959963984540054  # half of a 95% interval in standard errors
 class Reading:
     """One choice as measured: its time over the base's of the same run, and its own time in ns.
 
-    `low` and `high` bound each at 95%; `base_ns` is the base's median in that run.
+    `low` and `high` bound each at 95%; `base_ns` is the base's median in that run. Where instructions
+    are `counted`, they stand in the place of nanoseconds.
     """
 
     ratio: float
@@ -47,6 +48,17 @@ class Reading:
     low_ns: float
     high_ns: float
     base_ns: float
+    counted: bool = False
+
+    def shown(self, value: float) -> str:
+        """Return a time, or a count of instructions, in words."""
+        return f"{value / 1e6:.4g}M instructions" if self.counted else f"{value / 1e6:.3f} ms"
+
+    @property
+    def text(self) -> str:
+        """The median with its interval, in words."""
+        low, high = (f"{value / 1e6:.{4 if self.counted else 3}f}" for value in (self.low_ns, self.high_ns))
+        return f"{self.shown(self.median_ns)} ({low} to {high})"
 
     def upper(self, budget: Budget) -> float:
         """Return the upper bound the budget is judged by, as a multiple of the base."""
@@ -191,7 +203,7 @@ def _told(budget: Budget, predicted: float, reading: Reading) -> str:
     verdict = "within" if reading.within(budget) else "over"
     return (
         f"predicted {predicted:.3f}x, measured {reading.ratio:.3f}x "
-        f"({reading.median_ns / 1e6:.3f} ms): {verdict} budget"
+        f"({reading.shown(reading.median_ns)}): {verdict} budget"
     )
 
 
@@ -200,10 +212,10 @@ def _infeasible(space: Space, budget: Budget, trials: Sequence[Trial]) -> str:
     reading = least.reading
     taken = [d for d in space.plan(least.choice).decisions if d.option != space.sites[0].options[0]]
     plan = ", ".join(f"{d.site} {d.option}" for d in taken) or "everything kept as it is"
-    base = f"the merged float model takes {reading.base_ns / 1e6:.3f} ms"
+    base = f"the merged float model takes {reading.shown(reading.base_ns)}"
     return (
         f"no variant meets the latency budget {budget}. The least latency measured is "
-        f"{reading.median_ns / 1e6:.3f} ms (95%: {reading.low_ns / 1e6:.3f} to {reading.high_ns / 1e6:.3f}), "
+        f"{reading.text}, "
         f"{reading.ratio:.3f}x of the merged float model (95%: {reading.ratio_low:.3f} to "
         f"{reading.ratio_high:.3f}; {base} in that run), with {plan}."
     )

@@ -252,7 +252,9 @@ def tune_command(
 @app.command("search")
 def search_command(
     model: options.Model,
-    latency_budget: Annotated[str, typer.Option(help="12ms, 800us, or 0.7x of the merged float model.")],
+    latency_budget: Annotated[
+        str, typer.Option(help="12ms, 800us, 3.2Minsn (emulated), or 0.7x of the merged float model.")
+    ],
     calibration: Annotated[str | None, typer.Option(metavar="FILE:ATTR", help="Calibration batches.")] = None,
     profile: options.Profile = "host",
     device: options.Device = "local",

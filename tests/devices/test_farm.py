@@ -177,7 +177,7 @@ def test_a_worker_that_falls_silent_is_ended_and_its_device_is_out_at_once(farm,
 
 def test_a_device_is_blamed_only_when_it_no_longer_answers(farm, tmp_path: Path) -> None:
     opened = farm("desk:1", "desk:2:lost", limits=Limits(tries=2, faults=1))
-    broken = opened.submit(job(tmp_path, "broken", "--die-at", "3"))
+    broken = opened.submit(job(tmp_path, "broken", "--die-at", "0"))
     good = [opened.submit(job(tmp_path, f"a{i}", "--delay", "0.05")) for i in range(4)]
     opened.drain()
     assert "SIGABRT" in str(broken.exception()) or "is gone" in str(broken.exception())

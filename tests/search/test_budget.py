@@ -24,8 +24,14 @@ def test_accepted_forms(text: str, nanoseconds: float | None, ratio: float | Non
     "text", ["", "12", "ms", "-3ms", "0ms", "0x", "1e3ms", "12 minutes", "0.7", "70%", "nanx"]
 )
 def test_bad_text_shows_the_accepted_forms(text: str) -> None:
-    with pytest.raises(UsageError, match=r"12ms, 800us, 1\.5s, or 0\.7x"):
+    with pytest.raises(UsageError, match=r"12ms, 800us, 1\.5s, 3\.2Minsn, or 0\.7x"):
         parse_budget(text)
+
+
+def test_a_count_of_instructions() -> None:
+    budget = parse_budget("3.2Minsn")
+    assert (budget, str(budget)) == (Budget(instructions=3.2e6), "3.2Minsn")
+    assert budget.limit(6.4e6) == 0.5
 
 
 def test_limit_is_a_multiple_of_the_float_time() -> None:

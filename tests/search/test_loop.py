@@ -199,3 +199,9 @@ def test_a_uniform_choice_over_the_sites_is_measured_in_the_first_run() -> None:
     device = FakeDevice()
     search_loop(SPACE, parse_budget("0.8x"), device.measure, device.cost)
     assert set(device.runs[0]) == {SPACE.base, (1,) * N, *SPACE.singles()}
+
+
+def test_counts_are_never_shown_as_time() -> None:
+    time, count = (Reading(0.5, 0.5, 0.5, 2e6, 1.9e6, 2.1e6, 4e6, counted) for counted in (False, True))
+    assert time.text == "2.000 ms (1.900 to 2.100)"
+    assert count.text == "2M instructions (1.9000 to 2.1000)"

@@ -113,6 +113,9 @@ class Clock:
     name: str = "clock"
     now_ns: int = 0
 
+    def identity(self):
+        return ""
+
     def fingerprint(self):
         return {"machine": "made up"}
 

@@ -1,7 +1,7 @@
 """TVM's two importers; that of exported programs leaves on each binding the IR node that it is of.
 
-A name that the builder was asked for is what survives of a binding in the passes that follow. It is
-made of a number, for the builder appends digits to a name that it gave before.
+A variable's name is what the passes up to fusing keep. It is made of a number and a letter, for the
+builder appends digits to a name that it gave before.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch.export import ExportedProgram
-from torch.fx.traceback import preserve_node_meta
 
 from targets.onnx_file import onnx_bytes
 
@@ -35,8 +34,7 @@ class Imported:
 
 def from_program(program: ExportedProgram) -> Imported:
     """Return the Relax module of an exported program."""
-    with preserve_node_meta():
-        core = program.run_decompositions()
+    core = program.run_decompositions()
     nodes = list(dict.fromkeys(_node(n) for n in core.graph.nodes))
     return Imported(_importer(nodes).from_exported_program(core, False, False, False, None), tuple(nodes))
 

@@ -34,8 +34,8 @@ def origins(imported: Imported, fusion: Fusion, known: Collection[str]) -> dict[
     A call of which nothing is known has no nodes.
     """
     numbers: dict[Any, int] = {}
-    nodes = _nodes(imported, _Calls(fusion.flat, numbers).of_main())
-    weights = {number: weight for number, weight in _weights(fusion.flat, numbers)}
+    nodes = nodes_behind(imported, _Calls(fusion.flat, numbers).of_main())
+    weights = dict(_weights(fusion.flat, numbers))
     groups = [made for _, made in _Calls(fusion.grouped, numbers).of_main() if made]
     names = _call_names(fusion.fused)
     if len(names) != len(groups):
@@ -107,7 +107,7 @@ def _bindings(function: Any) -> Iterator[Any]:
         yield from block.bindings
 
 
-def _nodes(imported: Imported, made: Sequence[tuple[str, list[int]]]) -> dict[int, str]:
+def nodes_behind(imported: Imported, made: Sequence[tuple[str, list[int]]]) -> dict[int, str]:
     """Return the node of each number; what an operation is written out in comes before its own variable."""
     nodes: dict[int, str] = {}
     node = ""
@@ -131,7 +131,7 @@ def _weights(flat: Any, numbers: Mapping[Any, int]) -> Iterator[tuple[int, int]]
 
 
 def _call_names(fused: Any) -> list[str]:
-    """Return the runners' name of each call of a kernel, empty for one that turns out to move nothing."""
+    """Return the runners' name of each call of a kernel, empty for one that TVM makes a view of later."""
     from tvm import relax
 
     calls = [_kernel(b.value) for b in _bindings(fused["main"])]

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 from targets.serving import IO
+from targets.tvm.importing import Imported
+from targets.tvm.origins import nodes_behind
 from tests.targets.static.programs import TARGET
 
 
@@ -65,6 +67,24 @@ def test_a_node_that_is_written_out_is_told_by_its_own_name(lower, imports):
     rows = told(lower(TARGET, imports(Norm(), torch.randn(1, 4, 6, 6))))
     assert {module for _, modules in rows for module in modules} == {"conv", "norm"}
     assert all(modules for _, modules in rows)
+
+
+class Scaled(nn.Module):
+    def forward(self, x):
+        return x.mul(3).sum(1)
+
+
+def test_a_fused_kernel_tells_its_heaviest_node_first(lower, imports):
+    graph = imports(Scaled(), torch.randn(2, 4, 6))
+    lowered = lower(TARGET, graph)
+    (found,) = json.loads((lowered.folder / IO).read_text())["origins"].values()
+    assert [graph.node(name).op.split(".")[1] for name in found] == ["sum", "mul"]
+
+
+def test_what_an_operation_is_written_out_in_is_of_the_variable_that_follows():
+    made = [("ir0x", [1]), ("lv", [2]), ("ir1x", [3]), ("lv1", [4]), ("ir2x3", [5]), ("gv", [])]
+    nodes = nodes_behind(Imported(None, ("a", "b", "")), made)
+    assert nodes == {1: "a", 2: "b", 3: "b", 4: "", 5: ""}
 
 
 def test_what_comes_by_way_of_onnx_tells_no_nodes_and_no_wrong_ones(lower, imports):

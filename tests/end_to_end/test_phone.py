@@ -59,6 +59,9 @@ CASES = [
 ]
 ERROR = 1e-4  # of the largest output
 
+# LiteRT's converter leaves JAX behind in this process, and forks.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):

@@ -23,6 +23,8 @@ from devices.lease import lease
 from tests.devices.farm_devices import candidate, open_desk
 from tests.devices.leasing_process import Named
 
+pytestmark = pytest.mark.thorough  # many processes: minutes, left out of `make check`
+
 PROTOCOL = BenchmarkProtocol(
     settle_s=0, warmup_s=0, warmup_max_s=0, round_s=0.001, min_rounds=6, max_rounds=6, target_width=1e-9
 )

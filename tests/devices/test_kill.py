@@ -20,6 +20,8 @@ import pytest
 from devices import open_device
 from devices.database import MeasurementDatabase
 
+pytestmark = pytest.mark.thorough  # many processes: minutes, left out of `make check`
+
 SCRIPT = Path(__file__).with_name("dying_process.py")
 ROOT = Path(__file__).parents[2]
 SEED = 5

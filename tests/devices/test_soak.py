@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.thorough  # many processes: minutes, left out of `make check`
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 
 

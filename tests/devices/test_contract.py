@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 import uuid
 from pathlib import Path
@@ -141,7 +142,8 @@ def test_fingerprint_is_text_that_stays_and_a_state_is_read(device) -> None:
 
 
 def test_a_session_answers_reports_errors_and_closes(reached) -> None:
-    session = start(reached, env={"FAKE": "a b'\"\n{python}$X"})
+    name = f"runner-{secrets.token_hex(8)}"
+    session = start(reached, "--name", name, env={"FAKE": "a b'\"\n{python}$X"})
     assert session.ready["variable"] == "a b'\"\n{python}$X"
     assert session.request({"do": "echo", "text": "\u00fc\n"})["echo"] == {"do": "echo", "text": "\u00fc\n"}
     with pytest.raises(DeviceError, match="unknown request 'dance'"):
@@ -149,7 +151,7 @@ def test_a_session_answers_reports_errors_and_closes(reached) -> None:
     assert len(session.request({"do": "time", "iterations": 30_000})["wall_ns"]) == 30_000
     session.close()
     session.close()
-    assert marked(reached.device, RUNNER.name) == []
+    assert marked(reached.device, name) == []
     with pytest.raises(DeviceError, match="was closed"):
         session.request({"do": "echo"})
 
@@ -194,10 +196,11 @@ def test_a_runner_that_does_not_come_up_says_why(reached, arguments, pattern) ->
     ],
 )
 def test_a_runner_that_fails_is_ended_with_its_last_words(reached, arguments, pattern) -> None:
-    session = start(reached, *arguments)
+    name = f"runner-{secrets.token_hex(8)}"  # other tests' runners may run beside it
+    session = start(reached, "--name", name, *arguments)
     with pytest.raises(DeviceError, match=pattern):
         session.request({"do": "time", "iterations": 3}, timeout_s=1.5)
-    assert marked(reached.device, RUNNER.name) == []
+    assert marked(reached.device, name) == []
 
 
 def test_two_sessions_and_commands_beside_them_do_not_mix(reached) -> None:

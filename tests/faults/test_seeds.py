@@ -9,7 +9,7 @@ import pytest
 
 from compiler.errors import DeviceError
 from devices import line_session
-from devices.shell import device as shell_device
+from devices.shell import execution
 from tests.faults import run as runs
 from tests.faults.injection import KINDS
 
@@ -70,7 +70,7 @@ def test_without_our_checks_wrong_results_are_taken(adb_program, faulty, adb, tm
         body, _, code = answer.rpartition(b"\n")[0].rpartition(b"\n")[0].rpartition(b"=")
         return (int(code), body) if code.isdigit() else None
 
-    monkeypatch.setattr(shell_device, "take_answer", believe)
+    monkeypatch.setattr(execution, "take_answer", believe)
     monkeypatch.setattr(line_session, "take_check", lambda request, line: line)
     adb("start-server")
     bench = runs.Bench(faulty, adb, tmp_path)

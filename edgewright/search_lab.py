@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -129,8 +130,8 @@ class Lab:
             self.journal.put(found, "measure", *self._names(choices))
         return {c: Reading(**found[self._name(c)]) for c in choices}
 
-    def _measured(self, choices: Sequence[Choice]) -> dict[str, dict[str, float]] | None:
-        found: dict[str, dict[str, float]] | None = self.journal.get("measure", *self._names(choices))
+    def _measured(self, choices: Sequence[Choice]) -> dict[str, dict[str, Any]] | None:
+        found: dict[str, dict[str, Any]] | None = self.journal.get("measure", *self._names(choices))
         return found
 
     def _names(self, choices: Sequence[Choice]) -> list[str]:

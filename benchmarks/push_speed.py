@@ -154,7 +154,7 @@ def main() -> None:
     try:
         found = measure(arguments.mebibytes, arguments.rounds)
     except ModuleNotFoundError as error:
-        sys.exit(f"push_speed needs {error.name}: pip install 'edgewright[android]'")
+        sys.exit(f"push_speed needs {error.name}: pip install adbutils 'edgewright[android]'")
     if arguments.json:
         print(json.dumps(found))
         return

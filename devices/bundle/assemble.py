@@ -9,15 +9,15 @@ compiled here: an interpreter on a phone must not write beside them, and would e
 
 from __future__ import annotations
 
-import compileall
 import fcntl
 import shutil
+import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from py_compile import PycInvalidationMode
 
 from compiler.errors import DeviceError
 from devices.bundle.debian import unpack
@@ -79,10 +79,15 @@ def _fill(folder: Path, pins: Pins, downloads: Path, compiled: bool) -> None:
     for path in [p for p in folder.rglob("*") if p.is_symlink() and not p.exists()]:
         path.unlink()  # it led to what was dropped, or to what another system would have
     if compiled:
-        # By content, not by date: a transport need not keep dates.
-        compileall.compile_dir(
-            folder, quiet=2, workers=0, stripdir=folder, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH
-        )
+        _compile(folder)
+
+
+def _compile(folder: Path) -> None:
+    # By content, not by date: a transport need not keep dates. In a process of its own, for compileall
+    # forks its workers, which a process with threads must not. Packages carry modules that do not
+    # compile, templates and tests of syntax: no failure.
+    command = [sys.executable, "-m", "compileall", "-qq", "-j", "0", "--invalidation-mode", "unchecked-hash"]
+    subprocess.run([*command, "-s", str(folder), str(folder)], check=False, stdin=subprocess.DEVNULL)
 
 
 def _remove(path: Path) -> None:

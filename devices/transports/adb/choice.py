@@ -71,9 +71,7 @@ def _through_server(address: Address) -> Bridge:
         return _only(phones, address.port)
     known = {phone.serial: phone.state for phone in phones}
     if known.get(address.serial) != "device" and address.endpoint:
-        join = reconnect if known.get(address.serial) == "offline" else connect
-        said = join(address.serial, address.port)
-        known = _settled(address)
+        said, known = _joined(address, known.get(address.serial) == "offline")
         if address.serial not in known:
             if address.way == "auto":
                 return _direct(address)
@@ -83,6 +81,18 @@ def _through_server(address: Address) -> Bridge:
     if known[address.serial] != "device":
         raise DeviceError(f"the phone {address.serial!r} is {problem(known[address.serial])}")
     return ServerBridge(address.serial, address.port)
+
+
+def _joined(address: Address, again: bool) -> tuple[str, dict[str, str]]:
+    """Have the server connect to a phone, and return what it said and the states of the phones then."""
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        said = (reconnect if again else connect)(address.serial, address.port)
+        known = _settled(address)
+        # A phone that was taken away and came back is "already connected" until the server lets go of it.
+        if address.serial in known or not said.startswith("already") or time.monotonic() > deadline:
+            return said, known
+        again = True
 
 
 def _settled(address: Address) -> dict[str, str]:

@@ -16,10 +16,10 @@ from devices.transports.adb.server import ServerBridge
 
 
 class FakeServer:
-    """Answers `host:devices` and `host:connect` from what it is given; anything else fails."""
+    """Answers from what it is given, a list one by one and then its last for ever; anything else fails."""
 
     def __init__(self, phones: str, connects: str = "failed to connect") -> None:
-        self.answers = {"host:devices": phones, "host:connect": connects}
+        self.answers = {"host:devices": [phones], "host:connect": [connects]}
         self.asked: list[str] = []
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.port = self.listening.getsockname()[1]
@@ -34,7 +34,8 @@ class FakeServer:
                 if request == "stop":
                     return
                 self.asked.append(request)
-                answer = self.answers.get(":".join(request.split(":")[:2]))
+                left = self.answers.get(":".join(request.split(":")[:2]), [])
+                answer = left.pop(0) if len(left) > 1 else left[0] if left else None
                 said = b"unknown" if answer is None else answer.encode()
                 connection.sendall((b"FAIL" if answer is None else b"OKAY") + b"%04x" % len(said) + said)
 
@@ -56,6 +57,14 @@ def server():
     yield start
     for fake in started:
         fake.close()
+
+
+def test_a_phone_the_server_has_lost_and_still_calls_connected_is_asked_for_again(server) -> None:
+    fake = server("", "already connected to 127.0.0.1:9")
+    fake.answers["host:devices"] = ["", "", "127.0.0.1:9\tunauthorized\n"]
+    with pytest.raises(DeviceError, match="accept the prompt"):
+        open_bridge(Address("server", "127.0.0.1:9", fake.port))
+    assert [a.split(":")[1] for a in fake.asked].count("connect") == 2
 
 
 def test_the_only_phone_is_taken(server) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from compiler.device import Device, DeviceProfile
 from compiler.errors import DeviceError, UsageError
 from compiler.ir.text import parse_graph
-from compiler.records import Artifact, Metric
+from compiler.records import Artifact
 from compiler.target import Target
 from devices import open_device
 from devices.lease import lease
@@ -52,8 +52,7 @@ def profile_operations(
     `operations` holds the runtime's `name` and kind `op`, the IR `nodes` that it computes where they are
     known, of these the heaviest, `node`, with its `module`, and `median_ns` over `iterations` inferences
     with its `share` of the sum. An emulated board counts: there it is `median_instructions` and
-    `sum_instructions`, or, where the runtime's own clock is all there is, a `clock` that is `emulated`: no
-    time of any device, and its shares are the emulator's.
+    `sum_instructions`.
 
     Raises UsageError for an artifact or method that there is not, and for a runtime that gives no times
     by operation; DeviceError where the device or the runner fails, or where the device is still in use
@@ -66,7 +65,7 @@ def profile_operations(
     opened = open_device(device)
     with lease(opened, wait_s=wait_s, progress=progress):
         operations: Any = _ask(opened, target, built, found, name, iterations)["operations"]
-    unit, counted = _unit(operations), found.protocol.metric is Metric.INSTRUCTIONS
+    unit = _unit(operations)
     median_unit = f"median_{unit}"
     rows = _rows(operations, unit, _origins(built), _modules(built, name))
     total = sum(row[median_unit] for row in rows)
@@ -79,7 +78,6 @@ def profile_operations(
         "target": target.name,
         "device": device,
         "iterations": iterations,
-        "clock": "emulated" if unit == "ns" and counted else "device",
         f"sum_{unit}": total,
         "operations": sorted(rows, key=lambda row: -row[median_unit]),
     }

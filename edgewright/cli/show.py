@@ -9,7 +9,6 @@ from typing import Any
 from compiler.records import Artifact
 from edgewright.cli.output import emit_table, stdout
 
-EMULATED = " (an emulator's clock: times of no device)"
 SHOWN = 12  # refused or kept regions listed without --all
 
 
@@ -104,7 +103,6 @@ def operations(document: Mapping[str, Any]) -> None:
     title = (
         f"{document['model']} in {document['target']} on {document['device']}: {len(rows)} operations, "
         f"{document['iterations']} inferences; timing each slows the whole, read the shares"
-        f"{EMULATED if document['clock'] == 'emulated' else ''}"
     )
     emit_table(title, ("kind", "name", "module", "median", "share"), rows)
 

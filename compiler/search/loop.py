@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from compiler.errors import InfeasibleBudgetError
 from compiler.search.budget import Budget
@@ -34,7 +35,7 @@ from compiler.search.space import Choice, Space, initial_choices, uniform_choice
 from compiler.search.state import PER_RUN, State, first_singles
 from compiler.search.trial import Outcome, Reading, Trial
 
-__all__ = ["Outcome", "Reading", "Trial", "first_run", "search_loop"]
+__all__ = ["Outcome", "Reading", "Trial", "first_run", "propose", "search_loop"]
 
 Propose = Callable[[Sequence[Trial]], Choice | None]
 REFUSALS = 50  # proposals that cannot be built, before a search gives up proposing
@@ -88,6 +89,19 @@ def search_loop(
     return Outcome(
         winner, tuple(state.trials), state.model(), tuple(state.refused), len(state.unmeasured())
     )
+
+
+def propose(space: Space, budget: Budget, trials: Sequence[Trial]) -> Choice | None:
+    """Return what the integer programme would measure next, None where there is nothing left worth it.
+
+    An option is proposed where the trials hold its single departure from the base, with its cost.
+    """
+
+    def never(_: object) -> Any:
+        raise AssertionError("a proposal asks for nothing")
+
+    lab = Experiments(never, never)
+    return State(space, budget, lab, MeasurementBudget(), lambda _: None, trials=list(trials)).propose()
 
 
 def enough_alone(budget: Budget, most_bytes: float = math.inf) -> bool:

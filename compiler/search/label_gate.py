@@ -89,9 +89,9 @@ class Verdict:
     def text(self) -> str:
         """The verdict in words, with what would decide it where the samples are too few."""
         figures = (
-            f"accuracy {self.reference:.4f} of the reference, {self.found:.4f} of the variant on {self.samples} "
-            f"labelled samples: a drop of {self.drop:.4f} (95%: {self.low:.4f} to {self.high:.4f}), "
-            f"{self.most_drop:.4f} allowed"
+            f"accuracy {self.reference:.4f} of the reference, {self.found:.4f} of the variant on "
+            f"{self.samples} labelled samples: a drop of {self.drop:.4f} (95%: {self.low:.4f} to "
+            f"{self.high:.4f}), {self.most_drop:.4f} allowed"
         )
         if self.passed or self.low > self.most_drop:
             return figures

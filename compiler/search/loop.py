@@ -122,6 +122,14 @@ def search_loop(
     return Outcome(winner, tuple(state.trials), state.model())
 
 
+def propose(space: Space, budget: Budget, trials: Sequence[Trial]) -> Choice | None:
+    """Return what the integer programme would measure next, None where there is nothing left worth it.
+
+    The trials must hold every single departure from the base, each with its cost.
+    """
+    return _State(space, budget, list(trials)).propose()
+
+
 def first_run(space: Space, budget: Budget) -> tuple[Choice, ...]:
     """Return what is measured first: the base alone where its own time is budget enough."""
     own = budget.ratio is not None and budget.ratio >= 1

@@ -6,6 +6,7 @@ goes on where it stopped, and a changed model, calibration, profile, device or r
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -21,9 +22,13 @@ from compiler.device import DeviceProfile
 from compiler.ir.graph import Graph
 from compiler.plan import Plan
 from compiler.records import Artifact
+from compiler.search.dashboard import Dashboard, open_dashboard
 from compiler.search.journal import Journal
 from compiler.search.loop import first_run, search_loop
 from compiler.search.output_cost import cost_kind
+from compiler.search.state import Watch
+from compiler.search.strategy import Setting as StrategySetting
+from compiler.search.strategy import open_strategy
 from compiler.search.trial import Outcome, Trial
 from edgewright.compilation import assemble
 from edgewright.measuring import exclusive
@@ -34,7 +39,7 @@ from edgewright.search_lab import Lab
 from edgewright.search_lowering import VariantStore
 from edgewright.search_output import Row, SearchResult, write_documents
 from edgewright.search_samples import Halves
-from edgewright.search_setting import MOST_SAMPLES, RANGE_SAMPLES, Setting, identity
+from edgewright.search_setting import INTEGER, MOST_SAMPLES, RANGE_SAMPLES, Setting, identity
 from edgewright.search_space import make_space
 from edgewright.search_structures import Structures
 from edgewright.stages import Method, Prepared, Stage
@@ -116,6 +121,7 @@ def _loop(lab: Lab, setting: Setting, known: Sequence[Trial]) -> Outcome:
     space, budget = lab.space, setting.budget
     alone = [c for c in first_run(space, budget) if not space.structural(c)]
     lab.prepare(alone[: len(alone) if setting.limits.measurements is None else 1], costs=not known)
+    strategy = open_strategy(setting.strategy, StrategySetting(space, budget, setting.seed))
     return search_loop(
         space,
         budget,
@@ -123,8 +129,27 @@ def _loop(lab: Lab, setting: Setting, known: Sequence[Trial]) -> Outcome:
         setting.limits,
         most_bytes=_most_bytes(setting),
         known=known,
+        propose=None if setting.strategy == INTEGER else strategy.propose,
         note=setting.progress,
+        watch=_shown(lab, setting),
     )
+
+
+def _shown(lab: Lab, setting: Setting) -> Watch:
+    """Return what shows trials in a storage of Optuna's, nothing where there is none."""
+    storage = setting.storage
+    if storage is None:
+        return lambda _: None
+    named = StrategySetting(lab.space, setting.budget, setting.seed)
+    name = f"{setting.profile.name}-{hashlib.sha256(lab.identity.encode()).hexdigest()[:8]}"
+    opened: list[Dashboard] = []
+
+    def watch(trials: Sequence[Trial]) -> None:
+        if not opened:
+            opened.append(open_dashboard(storage, name, named, trials))
+        opened[0].show(trials)
+
+    return watch
 
 
 def _finish(prepared: Prepared, lab: Lab, outcome: Outcome, setting: Setting) -> SearchResult:

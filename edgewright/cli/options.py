@@ -95,19 +95,17 @@ Labels = Annotated[
     ),
 ]
 MaxAccuracyDrop = Annotated[
-    str, typer.Option(metavar="1%", help="The most accuracy that a labelled winner may lose, with its interval.")
+    str,
+    typer.Option(metavar="1%", help="The most accuracy that a labelled winner may lose, with its interval."),
 ]
-Cost = Annotated[
-    str | None, typer.Option(help="kl, js or mse; by default what the model's outputs suggest.")
-]
-Strategy = Annotated[
-    str, typer.Option(help="What proposes: integer, evolution, nsga2, random or tpe.")
-]
+Cost = Annotated[str | None, typer.Option(help="kl, js or mse; by default what the model's outputs suggest.")]
+Strategy = Annotated[str, typer.Option(help="What proposes: integer, evolution, nsga2, random or tpe.")]
 Storage = Annotated[
     str | None, typer.Option(metavar="URL", help="A database in which Optuna's dashboard shows the trials.")
 ]
 Donor = Annotated[
-    str | None, typer.Option(metavar="MODEL", help="A second model of the family, for parts to be stitched in.")
+    str | None,
+    typer.Option(metavar="MODEL", help="A second model of the family, for parts to be stitched in."),
 ]
 Freeze = Annotated[
     list[str] | None,

@@ -121,14 +121,14 @@ def _move(editor: Editor, joint: Joint, largest: torch.Tensor, alpha: float) -> 
     scale = largest.clamp_min(LEAST * float(largest.max())) ** alpha
     scale = scale / wide.clamp_min(LEAST * float(wide.max())) ** (1 - alpha)
     scale = torch.where(dead, 1.0, scale)
-    source = graph.node(joint.source)
-    _divide(editor, source, scale, weights[0].dtype)
+    divide_source(editor, joint.source, scale, weights[0].dtype)
     for node, weight in zip(readers, weights, strict=True):
         renew(editor, node, {"weight": (weight.double() * scale).to(weight.dtype)})
 
 
-def _divide(editor: Editor, source: Node, scale: torch.Tensor, dtype: torch.dtype) -> None:
+def divide_source(editor: Editor, name: str, scale: torch.Tensor, dtype: torch.dtype) -> None:
     """Divide the rows of a norm's or a layer's own constants; a norm without a weight gets one."""
+    source = editor.graph.node(name)
     keys = [key for key in ("weight", "bias") if source.operand(key) is not None]
     wide = {key: _stored(editor.graph, source, key).double() for key in keys}
     if source.op in NORMS:

@@ -15,6 +15,7 @@ import torch
 from compiler.evaluate import run_node
 from compiler.ir.dims import bind, resolve_operand
 from compiler.ir.graph import Graph, Kind, Node, Value
+from compiler.ir.schema import draws
 
 
 class Track:
@@ -38,15 +39,24 @@ class Track:
         self._ahead = iter(graph.ops())
         self._done: set[str] = set()
 
-    @torch.no_grad()
     def run(self, node: Node) -> None:
         """Run an operation, in the form given, for all calls."""
-        for call, binding in zip(self._calls, self._bindings, strict=True):
-            values = {v: call[v] if v in call else self._known[v] for _, v in node.values()}
-            run_node(node, values, binding)
-            call.update({Value(node.name, i): values[Value(node.name, i)] for i in range(len(node.types))})
+        self.again(node)
         self._done.add(node.name)
         self._release(node)
+
+    @torch.no_grad()
+    def again(self, node: Node) -> None:
+        """Run an operation whose stored operands have changed since it ran."""
+        outputs = [Value(node.name, i) for i in range(len(node.types))]
+        reads = [v for _, v in node.values()]
+        if reads and all(v in self._known for v in reads) and not draws(node):
+            run_node(node, self._known, {})
+            return
+        for call, binding in zip(self._calls, self._bindings, strict=True):
+            values = {v: call[v] if v in call else self._known[v] for v in reads}
+            run_node(node, values, binding)
+            call.update({v: values[v] for v in outputs})
 
     def reach(self, name: str) -> None:
         """Run all operations up to the named one, in order."""
@@ -84,10 +94,10 @@ class Track:
                 self._drop(value.node)
 
     def _drop(self, name: str) -> None:
-        if self.graph.node(name).kind is Kind.OP:
-            for call in self._calls:
-                for index in range(len(self.graph.node(name).types)):
-                    call.pop(Value(name, index), None)
+        node = self.graph.node(name)
+        for values in (self._known, *self._calls) if node.kind is Kind.OP else ():
+            for index in range(len(node.types)):
+                values.pop(Value(name, index), None)
 
 
 def _tensor(graph: Graph, name: str) -> torch.Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from compiler.ir.graph import Graph
 from tests.models.small import compile_graph
 
-STEPS = 700
+STEPS = 400
 
 
 class Block(nn.Module):

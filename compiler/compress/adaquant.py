@@ -40,6 +40,19 @@ class Fit:
     checks: int = 10  # how often the error on all samples is taken
 
 
+@dataclass(frozen=True)
+class Iterate:
+    """The codes [out, ...], scales [out] and bias [out] of a layer at some step."""
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    bias: torch.Tensor
+
+    def real(self) -> torch.Tensor:
+        """Return the weights they stand for."""
+        return self.codes * along(self.scale, self.codes)
+
+
 def adaquant(
     graph: Graph,
     original: Graph,
@@ -68,15 +81,14 @@ def fitted(layer: Layer, fit: Fit, generator: torch.Generator) -> Renewal | None
     """Return the tensors of the best iterate, None where none is better than what the layer has."""
     if layer.codes is None or layer.twin.shape != layer.weight.shape:
         return None
-    best, found = _error(layer, layer.weight, layer.bias), None
+    best = _error(layer, layer.weight, layer.bias)
+    found: Iterate | None = None
     iterates = _iterates(layer, layer.codes, fit, generator) if best > 0 else iter(())
-    for renewal in iterates:
-        assert renewal.codes is not None and renewal.scale is not None and renewal.bias is not None
-        weight = renewal.codes * along(renewal.scale, layer.weight)
-        error = _error(layer, weight, renewal.bias)
+    for iterate in iterates:
+        error = _error(layer, iterate.real(), iterate.bias)
         if error < best:
-            best, found = error, renewal
-    return found
+            best, found = error, iterate
+    return None if found is None else Renewal(bias=found.bias, codes=found.codes, scale=found.scale)
 
 
 def _error(layer: Layer, weight: torch.Tensor, bias: torch.Tensor) -> float:
@@ -86,7 +98,7 @@ def _error(layer: Layer, weight: torch.Tensor, bias: torch.Tensor) -> float:
     return float(sum((y - w).double().square().sum() for y, w in pairs))
 
 
-def _iterates(layer: Layer, codes: Codes, fit: Fit, generator: torch.Generator) -> Iterator[Renewal]:
+def _iterates(layer: Layer, codes: Codes, fit: Fit, generator: torch.Generator) -> Iterator[Iterate]:
     """Yield the layer as it is after each few steps of Adam."""
     spread = max(float(torch.cat([w.flatten() for w in layer.wanted]).std()), 1e-12)
     start = layer.twin / along(codes.scale, layer.twin)
@@ -104,7 +116,7 @@ def _iterates(layer: Layer, codes: Codes, fit: Fit, generator: torch.Generator) 
         ((found - wanted) / spread).square().mean().backward()  # type: ignore[no-untyped-call]
         adam.step()
         if step % every == 0:
-            yield _renewal(codes, start, offset, size, bias)
+            yield _iterate(codes, start, offset, size, bias)
 
 
 def _start(layer: Layer, codes: Codes) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -118,13 +130,11 @@ def _rounded(steps: torch.Tensor, codes: Codes) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _renewal(
+def _iterate(
     codes: Codes, start: torch.Tensor, offset: torch.Tensor, size: torch.Tensor, bias: torch.Tensor
-) -> Renewal:
+) -> Iterate:
     whole = _rounded((start + offset) * along((-size).exp(), start), codes)
-    return Renewal(
-        bias=bias.detach().clone(), codes=whole.to(codes.codes.dtype), scale=codes.scale * size.exp()
-    )
+    return Iterate(whole.to(codes.codes.dtype), codes.scale * size.exp(), bias.detach().clone())
 
 
 def _batches(
@@ -137,5 +147,5 @@ def _batches(
                 yield layer.inputs[index], layer.wanted[index]
     inputs, wanted = torch.cat(layer.inputs), torch.cat(layer.wanted)
     while True:
-        for rows in torch.randperm(len(inputs), generator=generator).split(size):
+        for rows in torch.randperm(len(inputs), generator=generator).split(size):  # type: ignore[no-untyped-call]
             yield inputs[rows], wanted[rows]

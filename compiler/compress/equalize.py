@@ -16,7 +16,7 @@ first to the next) are gone through until no scale moves. Equal over the reals. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -56,8 +56,7 @@ def equalize(graph: Graph) -> Graph:
     """
     found = pairs(graph)
     names = dict.fromkeys(name for pair in found for name in (pair.first, pair.second))
-    weights = {name: _wide(graph, name, "weight") for name in names}
-    biases = {pair.first: _wide(graph, pair.first, "bias") for pair in found}
+    weights, biases = _wide(graph, names, "weight"), _wide(graph, (p.first for p in found), "bias")
     for _ in range(SWEEPS):
         moves = [_balance(graph, pair, weights, biases) for pair in found]
         if max(moves, default=0.0) < SETTLED:
@@ -92,13 +91,13 @@ def _scalable(graph: Graph, node: Node) -> bool:
     return plain and len(graph.uses(node.operand("weight"))) == 1
 
 
-def _wide(graph: Graph, name: str, key: str) -> torch.Tensor | None:
-    stored = graph.constant(graph.node(name).operand(key))
-    return None if stored is None else stored.double()
+def _wide(graph: Graph, names: Iterable[str], key: str) -> dict[str, torch.Tensor]:
+    stored = {name: graph.constant(graph.node(name).operand(key)) for name in names}
+    return {name: tensor.double() for name, tensor in stored.items() if tensor is not None}
 
 
 def _balance(
-    graph: Graph, pair: Pair, weights: dict[str, torch.Tensor], biases: dict[str, torch.Tensor | None]
+    graph: Graph, pair: Pair, weights: dict[str, torch.Tensor], biases: dict[str, torch.Tensor]
 ) -> float:
     """Scale the two layers and return the largest relative move."""
     groups = graph.node(pair.second).operand("groups", 1)
@@ -108,8 +107,8 @@ def _balance(
     live = (own > 0) & (other > 0)
     scale = torch.where(live, scale.clamp(1 / WIDEST, WIDEST), 1.0)
     weights[pair.first] = weights[pair.first] / along(scale, weights[pair.first])
-    bias = biases[pair.first]
-    biases[pair.first] = None if bias is None else bias / scale
+    if pair.first in biases:
+        biases[pair.first] = biases[pair.first] / scale
     weights[pair.second] = scale_inputs(weights[pair.second], scale, groups)
     return float((scale - 1).abs().max())
 

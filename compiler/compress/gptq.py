@@ -72,7 +72,9 @@ def second_moments(node: Node, inputs: Sequence[torch.Tensor], weight: torch.Ten
     return total
 
 
-def compensated(weight: torch.Tensor, hessian: torch.Tensor, grid: Grid, damping: float = DAMPING) -> torch.Tensor:
+def compensated(
+    weight: torch.Tensor, hessian: torch.Tensor, grid: Grid, damping: float = DAMPING
+) -> torch.Tensor:
     """Return a weight [out, in] on the grid, each rounding error passed on to the inputs behind it.
 
     `hessian` [in, in] holds the second moments of the inputs, by any common factor.

@@ -36,7 +36,9 @@ class Layer:
     inputs: list[torch.Tensor] = field(repr=False)
     wanted: list[torch.Tensor] = field(repr=False)
 
-    def outputs(self, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None) -> list[torch.Tensor]:
+    def outputs(
+        self, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
         """Return what the layer gives, with another weight or bias where given."""
         weight, bias = self.weight if weight is None else weight, self.bias if bias is None else bias
         return [linear_call(self.node, x, weight, bias) for x in self.inputs]

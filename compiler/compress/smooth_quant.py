@@ -28,7 +28,7 @@ ALPHA = 0.5
 LEAST = 1e-5  # of a channel's largest value: what is silent on the samples is not blown up
 
 NORMS = ("aten.layer_norm.default", "aten.rms_norm.default")
-_THROUGH = {"aten.relu.default": "self", "aten.leaky_relu.default": "self"}
+_THROUGH = ("aten.relu.default", "aten.leaky_relu.default")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _joints(graph: Graph) -> Iterator[Joint]:
 def _source(graph: Graph, node: Node) -> str | None:
     """Return the norm or linear layer whose scale reaches this value channel by channel."""
     while node.op in _THROUGH or node.op == "aten.mul.Tensor":
-        options = (_THROUGH.get(node.op),) if node.op in _THROUGH else ("other", "self")
+        options = ("self",) if node.op in _THROUGH else ("other", "self")
         steps = [graph.producer(o) for o in map(node.operand, options) if _full(graph, node, o)]
         node = next((s for s in steps if s.op in (*_THROUGH, *NORMS, LINEAR)), node)
         if node not in steps:

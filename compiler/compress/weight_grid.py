@@ -1,4 +1,4 @@
-r"""The grid a target's quantizer puts weights on: symmetric, one scale an output channel or a group of inputs.
+r"""The grid a target's quantizer puts weights on: symmetric, one scale a channel or a group of inputs.
 
     :math:`s = \max |w| / q, \qquad \hat w = s \cdot \mathrm{clamp}(\mathrm{round}(w / s), -q, q), \qquad
     q = 2^{b-1} - 1`

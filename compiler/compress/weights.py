@@ -73,7 +73,9 @@ def real_bias(graph: Graph, node: Node) -> torch.Tensor:
     return weight.new_zeros(len(weight)) if bias is None else bias
 
 
-def renew(editor: Editor, node: Node, tensors: Mapping[str, torch.Tensor], track: Track | None = None) -> Node:
+def renew(
+    editor: Editor, node: Node, tensors: Mapping[str, torch.Tensor], track: Track | None = None
+) -> Node:
     """Give an operation new stored tensors by operand and return it; a track then runs on with them."""
     changed = editor.graph.node(node.name)
     for key, tensor in tensors.items():

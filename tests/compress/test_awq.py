@@ -33,7 +33,9 @@ def test_the_chosen_exponent_is_the_best_of_twenty_and_never_worse_than_the_near
     weight, x = drawn(12, 32, seed=2).double(), uneven(300, 32)
     choice = search([weight], x, grid)
     errors = [error(x, weight, grid.nearest(weight * s) / s) for s in (scales(x, a) for a in EXPONENTS)]
-    assert choice.error == pytest.approx(min(errors)) and choice.exponent == EXPONENTS[errors.index(min(errors))]
+    assert (
+        choice.error == pytest.approx(min(errors)) and choice.exponent == EXPONENTS[errors.index(min(errors))]
+    )
     assert choice.error < 0.8 * choice.nearest
     assert choice.nearest == pytest.approx(error(x, weight, grid.nearest(weight)))
 
@@ -62,7 +64,7 @@ def test_the_graph_is_rounded_as_chosen_and_nearer_than_the_nearest():
     done, choices = awq(graph, readers, [(x,)], Grid(4))
     assert list(choices) == [n.name for n in graph.ops()][:1]
     (choice,) = choices.values()
-    assert 0 < choice.exponent and choice.error < choice.nearest
+    assert choice.exponent > 0 and choice.error < choice.nearest
     for name in readers:
         weight = done.constant(done.node(name).operand("weight"))
         assert torch.allclose(Grid(4).nearest(weight), weight, rtol=1e-6)

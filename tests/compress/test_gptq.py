@@ -19,7 +19,9 @@ def drawn(*sizes, seed=0):
 
 def correlated(rows, width, seed=0):
     """Rows of a few common factors and a little of their own."""
-    return drawn(rows, 4, seed=seed) @ drawn(4, width, seed=seed + 1) + 0.1 * drawn(rows, width, seed=seed + 2)
+    return drawn(rows, 4, seed=seed) @ drawn(4, width, seed=seed + 1) + 0.1 * drawn(
+        rows, width, seed=seed + 2
+    )
 
 
 def error(x, weight, rounded):
@@ -52,7 +54,13 @@ def test_the_grid_finds_the_same_weights_again(grid):
 
 def test_a_later_layer_makes_good_what_an_earlier_one_lost():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(72, 10)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, stride=2, padding=1),
+        nn.Flatten(),
+        nn.Linear(72, 10),
+    ).eval()
     x = correlated(64 * 36, 3).reshape(64, 6, 6, 3).permute(0, 3, 1, 2).contiguous()
     graph = compile_graph(net, x)
     names = {n.name for n in graph.ops()}
@@ -78,9 +86,13 @@ def test_unnamed_and_grouped_layers_are_left():
     net = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)).eval()
     x = drawn(2, 4, 5, 5)
     graph = compile_graph(net, x)
-    grouped, middle, last = graph.ops()
+    grouped, middle, _ = graph.ops()
     done = gptq(graph, {grouped.name, middle.name}, [(x,)], Grid(4))
-    changed = [n.name for n in graph.ops() if done.constants[n.operand("weight").node] != graph.constants[n.operand("weight").node]]
+    changed = [
+        n.name
+        for n in graph.ops()
+        if done.constants[n.operand("weight").node] != graph.constants[n.operand("weight").node]
+    ]
     assert changed == [middle.name]
 
 

@@ -155,13 +155,16 @@ def test_after_para_normalisation_each_channel_has_the_originals_moments(graph, 
     found, wanted, was = (outputs(g, samples) for g in (done, graph, changed))
     for node in layers(graph):
         (mean, std), (target, spread), (_, before) = (
-            (r.mean(0), r.std(0, correction=0)) for r in (rows(o[node.name], node) for o in (found, wanted, was))
+            (r.mean(0), r.std(0, correction=0))
+            for r in (rows(o[node.name], node) for o in (found, wanted, was))
         )
         assert float((mean - target).abs().max()) < 1e-4
         assert float((std - spread).abs().max()) < 1e-4
         assert float((before - spread).abs().max()) > 1e-3
     if form == "codes":
-        same = [torch.equal(codes_of(done, n).codes, codes_of(low, low.node(n.name)).codes) for n in layers(done)]
+        same = [
+            torch.equal(codes_of(done, n).codes, codes_of(low, low.node(n.name)).codes) for n in layers(done)
+        ]
         assert all(same)
 
 
@@ -189,7 +192,9 @@ def test_a_channel_without_variance_is_not_blown_up():
 
     done = renormalise(layerwise(graph, graph, [(x,)], silence), graph, [(x,)])
     (found,) = evaluate(done, (x,))
-    assert torch.isfinite(found).all() and torch.allclose(found[:, 0].mean(), evaluate(graph, (x,))[0][:, 0].mean(), atol=1e-5)
+    assert torch.isfinite(found).all() and torch.allclose(
+        found[:, 0].mean(), evaluate(graph, (x,))[0][:, 0].mean(), atol=1e-5
+    )
 
 
 def test_samples_are_needed(graph):

@@ -70,7 +70,9 @@ def test_a_scale_is_the_geometric_mean_of_activation_and_inverse_weight():
     net = nn.Sequential(loud(nn.LayerNorm(16)), nn.Linear(16, 8)).double().eval()
     graph = compile_graph(net, x.double())
     done = smooth(graph, [(x.double(),)], 0.5)
-    norm, linear = (next(n for n in done.ops() if n.op.startswith(f"aten.{k}")) for k in ("layer_norm", "linear"))
+    norm, linear = (
+        next(n for n in done.ops() if n.op.startswith(f"aten.{k}")) for k in ("layer_norm", "linear")
+    )
     largest = net[0](x.double()).abs().amax(0)
     wanted = (largest / net[1].weight.abs().amax(0)).sqrt().detach()
     assert torch.allclose(net[0].weight / done.constant(norm.operand("weight")), wanted)

@@ -27,7 +27,7 @@ class Healer(Protocol):
     """A healing step, which its module is."""
 
     @property
-    def NAME(self) -> str:  # noqa: N802  # a constant of a module
+    def NAME(self) -> str:  # a constant of a module
         """The step's name in a report."""
         ...
 

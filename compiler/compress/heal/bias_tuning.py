@@ -26,4 +26,3 @@ def heal(graph: Graph, original: Graph, parts: Halves, seed: int) -> Graph:
     """Return the graph with tuned biases and norms."""
     forms = {name: Whole(stored(graph, name), RATE) for name in biases(graph)}
     return train(graph, original, parts, forms, seed, SCHEDULE)
-

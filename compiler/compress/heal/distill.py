@@ -29,4 +29,3 @@ def heal(graph: Graph, original: Graph, parts: Halves, seed: int) -> Graph:
         weight = stored(graph, name)
         forms[name] = Whole(weight, RATE * float(weight.square().mean().sqrt()), keep_zeros=True)
     return train(graph, original, parts, forms, seed, SCHEDULE)
-

@@ -33,7 +33,8 @@ class MaskLora:
         out, width = weight.flatten(1).shape
         self.rate, self._weight, self._scale = rate, weight.detach(), ALPHA / RANK
         self._mask = (weight != 0).to(weight.dtype)
-        self._a = (torch.randn(rank, width, generator=generator) / width**0.5).to(weight.dtype).requires_grad_()
+        drawn = torch.randn(rank, width, generator=generator) / width**0.5
+        self._a = drawn.to(weight.dtype).requires_grad_()
         self._b = weight.new_zeros(out, rank).requires_grad_()
 
     def parameters(self) -> Sequence[torch.Tensor]:
@@ -42,8 +43,8 @@ class MaskLora:
 
     def tensor(self) -> torch.Tensor:
         """Return the weight they make."""
-        added = (self._b @ self._a).reshape(self._weight.shape)
-        return self._weight + self._scale * added * self._mask
+        added: torch.Tensor = self._mask * (self._b @ self._a).reshape(self._weight.shape)
+        return self._weight + self._scale * added
 
 
 class ScaleLora:
@@ -62,7 +63,8 @@ class ScaleLora:
 
     def tensor(self) -> torch.Tensor:
         """Return the weight they make."""
-        return self._weight * (self._b @ self._a).reshape(self._weight.shape)
+        factor = (self._b @ self._a).reshape(self._weight.shape)
+        return self._weight * factor
 
 
 def refusal(graph: Graph, original: Graph, parts: Halves) -> str | None:

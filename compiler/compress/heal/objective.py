@@ -8,7 +8,7 @@ with p the softmax of the original's logits and y its outputs. Both are 0 where 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -29,7 +29,9 @@ SPARSE = 0.1
 
 def refusal(graph: Graph, original: Graph, parts: Halves) -> str | None:
     """Return why it is not done, None where it can be."""
-    return not_float(graph) or (None if twins(graph, original) else "no layer has the original's name and output")
+    return not_float(graph) or (
+        None if twins(graph, original) else "no layer has the original's name and output"
+    )
 
 
 def heal(graph: Graph, original: Graph, parts: Halves, seed: int) -> Graph:
@@ -51,7 +53,9 @@ def refitted(layer: Layer) -> Renewal | None:
     if float(left.square().sum()) >= float(error[held].square().sum()):
         return None
     moved = layer.weight.double() + weight.reshape(layer.weight.shape)
-    return Renewal(weight=moved.to(layer.weight.dtype), bias=(layer.bias.double() + bias).to(layer.bias.dtype))
+    return Renewal(
+        weight=moved.to(layer.weight.dtype), bias=(layer.bias.double() + bias).to(layer.bias.dtype)
+    )
 
 
 def _rows(layer: Layer) -> tuple[torch.Tensor, torch.Tensor]:

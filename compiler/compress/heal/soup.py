@@ -32,4 +32,6 @@ def heal(graph: Graph, original: Graph, parts: Halves, seed: int) -> Graph:
 
 
 def _state(graph: Graph) -> StateDict:
-    return {name: constant.tensor for name, constant in graph.constants.items() if constant.tensor is not None}
+    return {
+        name: constant.tensor for name, constant in graph.constants.items() if constant.tensor is not None
+    }

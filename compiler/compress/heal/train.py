@@ -113,9 +113,7 @@ def with_constants(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> Graph:
 
 
 @torch.no_grad()
-def _judge(
-    run: Differentiable, forms: Mapping[str, Form], wanted: Sequence[Outputs], parts: Halves
-) -> float:
+def _judge(run: Differentiable, forms: Mapping[str, Form], wanted: Sequence[Outputs], parts: Halves) -> float:
     given = {name: form.tensor() for name, form in forms.items()}
     return float(distance(wanted, [run(sample, given) for sample in parts.judge]))
 

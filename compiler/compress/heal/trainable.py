@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from compiler.compress.layerwise import quantised
 from compiler.compress.heal.objective import Halves
+from compiler.compress.layerwise import quantised
 from compiler.compress.quantize import NAMESPACE
 from compiler.compress.weights import WEIGHTED
 from compiler.ir.graph import Graph, Kind, Node, Value
@@ -48,7 +48,11 @@ def too_few(parts: Halves) -> str | None:
 
 def not_float(graph: Graph) -> str | None:
     """Return why weights cannot be trained, None where the graph is float."""
-    return "the graph is quantised, so its weights stay: only biases and norms move" if quantised(graph) else None
+    return (
+        "the graph is quantised, so its weights stay: only biases and norms move"
+        if quantised(graph)
+        else None
+    )
 
 
 def _behind(graph: Graph, value: Value) -> str:

@@ -58,19 +58,26 @@ def codes_of(graph: Graph, node: Node) -> Codes | None:
     return Codes(source, codes, scale, source.operand("quant_min"), source.operand("quant_max"))
 
 
+def stored(graph: Graph, name: str) -> torch.Tensor:
+    """Return a constant's tensor."""
+    found = graph.constants[name].tensor
+    assert found is not None, f"constant {name!r} has no data"
+    return found.detach()
+
+
 def real_weight(graph: Graph, node: Node) -> torch.Tensor:
     """Return the floating weight of a `weighted` operation, that of its codes where it has them."""
     codes = codes_of(graph, node)
     weight = graph.constant(node.operand("weight")) if codes is None else codes.real()
     assert weight is not None
-    return weight
+    return weight.detach()
 
 
 def real_bias(graph: Graph, node: Node) -> torch.Tensor:
     """Return the bias of a `weighted` operation, zeros where it has none."""
     bias = graph.constant(node.operand("bias"))
     weight = real_weight(graph, node)
-    return weight.new_zeros(len(weight)) if bias is None else bias
+    return weight.new_zeros(len(weight)) if bias is None else bias.detach()
 
 
 def renew(

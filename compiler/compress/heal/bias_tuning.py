@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from compiler.compress.heal.objective import Halves
 from compiler.compress.heal.train import Schedule, Whole, train
-from compiler.compress.heal.trainable import biases, stored, too_few
+from compiler.compress.heal.trainable import biases, too_few
+from compiler.compress.weights import stored
 from compiler.ir.graph import Graph
 
 NAME = "bias_tuning"

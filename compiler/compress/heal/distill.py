@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from compiler.compress.heal.objective import Halves
 from compiler.compress.heal.train import Form, Schedule, Whole, train
-from compiler.compress.heal.trainable import biases, not_float, stored, too_few, weights
+from compiler.compress.heal.trainable import biases, not_float, too_few, weights
+from compiler.compress.weights import stored
 from compiler.ir.graph import Graph
 
 NAME = "distill"

@@ -14,6 +14,7 @@ import torch
 
 from compiler.compress.heal.objective import Outputs, floating
 from compiler.compress.quantize import NAMESPACE
+from compiler.compress.weights import stored
 from compiler.evaluate import run_node
 from compiler.ir.dims import bind, resolve_operand
 from compiler.ir.graph import Graph, Node, Value
@@ -28,8 +29,9 @@ class Differentiable:
     def __init__(self, graph: Graph, free: Collection[str]) -> None:
         """Take the names of the constants that will be given at each call."""
         self.graph = graph
-        stored = {Value(name): constant.tensor for name, constant in graph.constants.items()}
-        self._known: dict[Value, Any] = {v: t for v, t in stored.items() if v.node not in free}
+        self._known: dict[Value, Any] = {
+            Value(name): stored(graph, name) for name in graph.constants if name not in free
+        }
         self._rest = [node for node in graph.ops() if not self._fold(node)]
 
     def __call__(self, sample: Sequence[torch.Tensor], given: Mapping[str, torch.Tensor]) -> Outputs:
@@ -66,7 +68,7 @@ def _straight_through(
         real[node.value] = values[source]
     elif node.op.startswith(_DEQUANTIZE) and source in real:
         x, rounded = real[source], values[node.value]
-        scale = node.operand("scale")
+        scale = node.operand("scale", node.operand("scales"))
         step = values[scale] if isinstance(scale, Value) else scale
         inside = (rounded - x).abs().detach() <= step
         values[node.value] = rounded + (x - x.detach()) * inside

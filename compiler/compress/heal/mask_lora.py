@@ -15,7 +15,8 @@ import torch
 
 from compiler.compress.heal.objective import Halves
 from compiler.compress.heal.train import train
-from compiler.compress.heal.trainable import not_float, stored, too_few, weights
+from compiler.compress.heal.trainable import not_float, too_few, weights
+from compiler.compress.weights import stored
 from compiler.ir.graph import Graph
 
 NAME = "mask_lora"

@@ -5,8 +5,6 @@ A constant of a quantised operation's weight is integers behind a dequantise and
 
 from __future__ import annotations
 
-import torch
-
 from compiler.compress.heal.objective import Halves
 from compiler.compress.layerwise import quantised
 from compiler.compress.quantize import NAMESPACE
@@ -30,13 +28,6 @@ def biases(graph: Graph) -> tuple[str, ...]:
 def weights(graph: Graph) -> tuple[str, ...]:
     """Return the weights of layers."""
     return _constants(graph, [(n, ("weight",)) for n in graph.ops() if n.op in WEIGHTED])
-
-
-def stored(graph: Graph, name: str) -> torch.Tensor:
-    """Return a constant's tensor."""
-    found = graph.constants[name].tensor
-    assert found is not None, f"constant {name!r} has no data"
-    return found
 
 
 def too_few(parts: Halves) -> str | None:

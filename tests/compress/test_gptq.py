@@ -45,8 +45,10 @@ def test_on_correlated_inputs_it_is_strictly_better(grid):
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_the_grid_finds_the_same_weights_again(grid):
-    x, weight = correlated(400, 24), drawn(6, 24, seed=3)
+    weight = drawn(40, 24, seed=3)
+    weight[:, -1] = 1.02 * weight.abs().max()  # the largest is passed all errors
     weight[2] = 0
+    x = drawn(400, 1) + 0.01 * drawn(400, 24, seed=1)
     found = compensated(weight, x.T.double() @ x.double(), grid)
     assert torch.allclose(grid.nearest(found), found, rtol=1e-6, atol=0)
     assert torch.equal(grid.codes(found, grid.scales(found)), grid.codes(found, grid.scales(weight)))

@@ -146,9 +146,7 @@ def _row(point: Point) -> dict[str, str]:
         "time": winner.reading.text,
         "ratio": f"{winner.reading.ratio:.3f}x (to {winner.reading.ratio_high:.3f})",
         "cost": "0" if winner.cost is None else f"{winner.cost.mean:.3g}",
-        "unseen cost": "0"
-        if unseen is None
-        else f"{unseen.mean:.3g} ({unseen.low:.3g} to {unseen.high:.3g})",
+        "unseen cost": judged,
         "MB": f"{size / 1e6:.2f}",
         "folder": result.folder.name,
     }

@@ -96,7 +96,7 @@ Labels = Annotated[
 ]
 MaxAccuracyDrop = Annotated[
     str,
-    typer.Option(metavar="1%", help="The most accuracy that a labelled winner may lose, with its interval."),
+    typer.Option(metavar="1%", help="The most accuracy a labelled winner may lose, with its interval."),
 ]
 Cost = Annotated[str | None, typer.Option(help="kl, js or mse; by default what the model's outputs suggest.")]
 Strategy = Annotated[str, typer.Option(help="What proposes: integer, evolution, nsga2, random or tpe.")]
@@ -105,7 +105,7 @@ Storage = Annotated[
 ]
 Donor = Annotated[
     str | None,
-    typer.Option(metavar="MODEL", help="A second model of the family, for parts to be stitched in."),
+    typer.Option(metavar="MODEL", help="A second model of the family, to stitch in."),
 ]
 Freeze = Annotated[
     list[str] | None,

@@ -38,11 +38,11 @@ def cut(graph: Graph, channels: Channels, kept: Mask) -> Graph:
     """Return the graph with the units alone for which `kept` is true; with all of them, the same graph."""
     editor = Editor(graph)
     for node in graph.nodes():
-        positions = [_positions(channels.axes.get(Value(node.name, i), ()), kept) for i in range(len(node.types))]
-        if node.kind is Kind.CONSTANT and any(positions):
-            set_tensor(editor, node.name, _picked(graph, node, positions[0]))
+        places = [left(channels.axes.get(Value(node.name, i), ()), kept) for i in range(len(node.types))]
+        if node.kind is Kind.CONSTANT and any(places):
+            set_tensor(editor, node.name, _picked(graph, node, places[0]))
         elif node.kind is Kind.OP:
-            types = tuple(_narrow(t, p) for t, p in zip(node.types, positions, strict=True))
+            types = tuple(_narrow(t, p) for t, p in zip(node.types, places, strict=True))
             changed = replace(node, types=types, operands=_operands(editor.graph, node, types, channels, kept))
             if node.op in _EQUAL_PARTS and types != node.types:
                 changed = _unequal(changed)
@@ -54,11 +54,17 @@ def cut(graph: Graph, channels: Channels, kept: Mask) -> Graph:
 
 
 def scaled(graph: Graph, readers: Mapping[Reader, torch.Tensor]) -> Graph:
-    """Return the graph with the columns of each reader's weight multiplied by a factor for each channel."""
+    """Return the graph with the columns of each reader's weight multiplied by a factor for each channel.
+
+    Readers that share a weight read the same units, so that it is scaled once.
+    """
     editor = Editor(graph)
+    done: set[str] = set()
     for reader, factors in readers.items():
-        node = graph.node(reader.node)
-        name = node.operand("weight").node
+        name = graph.node(reader.node).operand("weight").node
+        if name in done:
+            continue
+        done.add(name)
         weight = editor.graph.constants[name].tensor
         assert weight is not None
         shape = [1] * weight.dim()
@@ -77,7 +83,7 @@ def set_tensor(editor: Editor, name: str, tensor: torch.Tensor) -> None:
     editor.update(replace(node, types=(TensorType(tuple(tensor.shape), tensor.dtype),)))
 
 
-def _positions(axes: Iterable[Axis], kept: Mask) -> dict[int, npt.NDArray[np.int64]]:
+def left(axes: Iterable[Axis], kept: Mask) -> dict[int, npt.NDArray[np.int64]]:
     """Return dimension -> the positions that stay, for dimensions that lose some."""
     found = {}
     for axis in axes:
@@ -158,7 +164,7 @@ def _range(
     graph: Graph, node: Node, types: tuple[TensorType, ...], channels: Channels, kept: Mask
 ) -> _Literals:
     source, dim = node.operand("self"), node.operand("dim") % node.type.rank
-    positions = _positions(channels.axes.get(source, ()), kept).get(dim)
+    positions = left(channels.axes.get(source, ()), kept).get(dim)
     if positions is None:
         return {}
     start = node.operand("start") or 0
@@ -176,7 +182,7 @@ def _length(channels: Channels, value: Value, dim: int) -> int:
 def _scale(graph: Graph, node: Node, _: object, channels: Channels, kept: Mask) -> _Literals:
     query = node.operand("query")
     last = graph.type_of(query).rank - 1
-    if node.operand("scale") is not None or last not in _positions(channels.axes.get(query, ()), kept):
+    if node.operand("scale") is not None or last not in left(channels.axes.get(query, ()), kept):
         return {}
     return {"scale": 1 / math.sqrt(_length(channels, query, last))}
 

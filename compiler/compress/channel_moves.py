@@ -6,7 +6,6 @@ sees each part at its offset; a split takes them apart again. A reshape spreads 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from compiler.compress.channel_axes import Atoms, Axis, compact, reshape_blocks
 from compiler.compress.channel_rules import Rule
 from compiler.compress.channel_walk import Walk, Whole, short
-from compiler.ir.graph import Node, Operand, Value, values_in
+from compiler.ir.graph import Node, Operand, Value
 from compiler.ir.schema import overload
 
 # What computes each element from those at its own place, although torch does not tag it so.
@@ -146,7 +145,9 @@ def cat(walk: Walk, node: Node) -> None:
     reached = dims.pop() if dims else (dim,)
     result = meeting(walk, node, parts, reached)
     if any(joined):
-        arrays = [_part(walk, node, p, a[0] if a else None, reached) for p, a in zip(parts, joined, strict=True)]
+        arrays = [
+            _part(walk, node, p, a[0] if a else None, reached) for p, a in zip(parts, joined, strict=True)
+        ]
         result = (*result, Axis(reached, np.concatenate(arrays, axis=reached.index(dim))))
     walk.axes[node.value] = result
 
@@ -173,7 +174,9 @@ def split(walk: Walk, node: Node) -> None:
         size = type_.shape[dim]
         if not isinstance(size, int):
             return
-        walk.axes[Value(node.name, index)] = tuple(_ranged(a, dim, start, start + size) for a in walk.of(source))
+        walk.axes[Value(node.name, index)] = tuple(
+            _ranged(a, dim, start, start + size) for a in walk.of(source)
+        )
         start += size
 
 

@@ -60,7 +60,7 @@ def by_unit(
 
 
 def aligned(vector: torch.Tensor, like: torch.Tensor, dim: int) -> torch.Tensor:
-    """Return [channels], or [rows, channels] where rows are the first dimension, shaped to multiply `like`."""
+    """Return [channels], or [rows, channels] with rows the first dimension, shaped to multiply `like`."""
     shape = [1] * like.dim()
     shape[dim] = vector.shape[-1]
     if vector.dim() == 2:
@@ -76,12 +76,13 @@ def run_gated(graph: Graph, call: Sequence[torch.Tensor], readers: Sequence[Read
     unread = {n.name: graph.nx.out_degree(n.name) for n in graph.nodes()}
     for node in graph.ops():
         reader = gated.get(node.name)
-        source = node.operand("input") if reader else None
-        seen = values[source] if reader else None
-        if reader:
+        if reader is None:
+            run_node(node, values, bindings, torch.float64)
+        else:
+            source: Value = node.operand("input")
+            seen = values[source]
             values[source] = gate(reader, seen)
-        run_node(node, values, bindings, torch.float64)
-        if reader:
+            run_node(node, values, bindings, torch.float64)
             values[source] = seen
         for _, value in node.values():
             unread[value.node] -= 1
@@ -104,6 +105,6 @@ def start(graph: Graph, call: Sequence[torch.Tensor]) -> dict[Value, Any]:
 
 
 def logits(results: Sequence[Any]) -> torch.Tensor:
-    """Return the first floating result with its classes last: the second dimension of a map, else the last."""
+    """Return the first floating result with its classes last, which a map has second."""
     found = next(r for r in results if isinstance(r, torch.Tensor) and r.is_floating_point())
     return found.movedim(1, -1) if found.dim() == 4 else found

@@ -17,7 +17,7 @@ import numpy as np
 
 from compiler.compress.channel_axes import Atoms, Axis
 from compiler.compress.channel_walk import Reader, Walk, short
-from compiler.ir.graph import Node, Operand, Value
+from compiler.ir.graph import Node, Value
 
 Rule: TypeAlias = Callable[[Walk, Node], None]
 _DIGIT = re.compile(r"(\d)d")
@@ -273,7 +273,11 @@ def product(walk: Walk, node: Node) -> None:
     left, right = _sides(node)
     rank = node.type.rank
     offsets = [rank - walk.graph.type_of(v).rank for v in (left, right)]
-    if walk.constant(left) or walk.constant(right) or min(walk.graph.type_of(v).rank for v in (left, right)) < 2:
+    if (
+        walk.constant(left)
+        or walk.constant(right)
+        or min(walk.graph.type_of(v).rank for v in (left, right)) < 2
+    ):
         for axis in (*walk.of(left), *walk.of(right)):
             walk.fix(axis, "a matrix product with a stored matrix or a vector is not followed", node)
         return
@@ -282,13 +286,16 @@ def product(walk: Walk, node: Node) -> None:
     result: list[Axis] = []
     if dims:
         result.append(Axis(tuple(dims), walk.meet([left, right], dims, batch, node)))
-    plain = [[a for a in walk.of(v) if min(a.dims) >= rank - o - 2] for v, o in zip((left, right), offsets, strict=True)]
+    plain = [
+        [a for a in walk.of(v) if min(a.dims) >= rank - o - 2]
+        for v, o in zip((left, right), offsets, strict=True)
+    ]
     summed = [_only(plain[0], rank - offsets[0] - 1), _only(plain[1], rank - offsets[1] - 2)]
     if summed[0] is not None and summed[1] is not None:
         walk.tie(summed[0].atoms, summed[1].atoms)
     else:
-        for axis in summed:
-            walk.fix(axis, "a matrix product sums over what cannot be cut on its other side", node)
+        for side in summed:
+            walk.fix(side, "a matrix product sums over what cannot be cut on its other side", node)
     rows, columns = _only(plain[0], rank - offsets[0] - 2), _only(plain[1], rank - offsets[1] - 1)
     result += [a.moved((rank - 2 + i,)) for i, a in enumerate((rows, columns)) if a is not None]
     walk.axes[node.value] = tuple(result)
@@ -314,7 +321,9 @@ def _batch_axes(walk: Walk, value: Value, offset: int) -> Axis | None:
     dims = tuple(d for d in axis.dims if d < matrix)
     for other in found[1:]:
         walk.tie(front.ravel()[:1], other.atoms.ravel())  # more than heads: none of it can be cut apart
-    return Axis(tuple(d + offset for d in dims), front.reshape([axis.atoms.shape[axis.dims.index(d)] for d in dims]))
+    return Axis(
+        tuple(d + offset for d in dims), front.reshape([axis.atoms.shape[axis.dims.index(d)] for d in dims])
+    )
 
 
 def _each(names: tuple[str, ...], rule: Rule) -> dict[str, Rule]:
@@ -334,7 +343,12 @@ RULES: dict[str, Rule] = {
     **_each(("matmul.default", "bmm.default", "mm.default"), product),
     **_each(
         (
-            *("max_pool1d.default", "max_pool2d.default", "max_pool3d.default", "max_pool2d_with_indices.default"),
+            *(
+                "max_pool1d.default",
+                "max_pool2d.default",
+                "max_pool3d.default",
+                "max_pool2d_with_indices.default",
+            ),
             *("avg_pool1d.default", "avg_pool2d.default", "avg_pool3d.default"),
             *("adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default"),
             *("upsample_nearest2d.vec", "upsample_bilinear2d.vec", "upsample_bicubic2d.vec"),

@@ -43,7 +43,9 @@ def cut(graph: Graph, channels: Channels, kept: Mask) -> Graph:
             set_tensor(editor, node.name, _picked(graph, node, places[0]))
         elif node.kind is Kind.OP:
             types = tuple(_narrow(t, p) for t, p in zip(node.types, places, strict=True))
-            changed = replace(node, types=types, operands=_operands(editor.graph, node, types, channels, kept))
+            changed = replace(
+                node, types=types, operands=_operands(editor.graph, node, types, channels, kept)
+            )
             if node.op in _EQUAL_PARTS and types != node.types:
                 changed = _unequal(changed)
             if changed != node:
@@ -176,7 +178,7 @@ def _range(
 
 def _length(channels: Channels, value: Value, dim: int) -> int:
     axis = next(a for a in channels.axes[value] if dim in a.dims)
-    return axis.atoms.shape[axis.dims.index(dim)]
+    return int(axis.atoms.shape[axis.dims.index(dim)])
 
 
 def _scale(graph: Graph, node: Node, _: object, channels: Channels, kept: Mask) -> _Literals:

@@ -90,7 +90,9 @@ def _option(group: Group, option: str, step: int) -> tuple[_Sizes, str]:
     if not option.startswith("keep:") or size not in sizes:
         raise UsageError(f"{option!r} is no option at {group.site!r}; accepted: {', '.join(sizes) or 'none'}")
     if criterion not in criteria():
-        raise UsageError(f"{criterion!r} is no criterion for channels; accepted: {', '.join(sorted(criteria()))}")
+        raise UsageError(
+            f"{criterion!r} is no criterion for channels; accepted: {', '.join(sorted(criteria()))}"
+        )
     return sizes[size], criterion
 
 

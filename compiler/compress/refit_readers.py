@@ -48,7 +48,12 @@ class _Run:
 
 @torch.no_grad()
 def refit_readers(
-    dense: Graph, cut: Graph, channels: Channels, kept: Mask, readers: Sequence[Reader], samples: Sequence[Sample]
+    dense: Graph,
+    cut: Graph,
+    channels: Channels,
+    kept: Mask,
+    readers: Sequence[Reader],
+    samples: Sequence[Sample],
 ) -> Graph:
     """Return the cut graph with the readers' weights fitted to what they gave in the dense graph.
 
@@ -85,9 +90,7 @@ def _alone(graph: Graph, node: Node) -> bool:
     return "transpose" not in node.op and all(len(graph.uses(v)) == 1 for v in stored)
 
 
-def _fitted(
-    editor: Editor, node: Node, reader: Reader, runs: Sequence[_Run], rows: dict[int, Any]
-) -> Node:
+def _fitted(editor: Editor, node: Node, reader: Reader, runs: Sequence[_Run], rows: dict[int, Any]) -> Node:
     """Put the fitted weights into the editor and the runs, and return the node as it is then."""
     value = node.operand("weight")
     weight = runs[0].cut[value]
@@ -156,7 +159,9 @@ def _solution(
             source = run.cut[node.operand("input")]
             part = source.chunk(reader.groups, place)[group]
             targets.append(own[chosen])
-            inputs.append(_rows(node, part, weight, place, chosen) if count <= MOST_COLUMNS else own[chosen, :0])
+            inputs.append(
+                _rows(node, part, weight, place, chosen) if count <= MOST_COLUMNS else own[chosen, :0]
+            )
         change, shift = refit(torch.cat(inputs), torch.cat(targets))
         changes.append(change if count <= MOST_COLUMNS else change.new_zeros(size, count))
         shifts.append(shift)

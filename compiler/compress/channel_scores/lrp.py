@@ -2,7 +2,7 @@ r"""Relevance of a unit for the predicted class: layer-wise relevance propagatio
 
 From 1 at the largest logit, relevance goes back, none made and none lost:
 
-    sums with stored weights    :math:`R_i = x_i^+ \sum_j w_{ij}^+ R_j / z_j + x_i^- \sum_j w_{ij}^- R_j / z_j`,
+    sums with stored weights    :math:`R_i = \sum_j (x_i^+ w_{ij}^+ + x_i^- w_{ij}^-) R_j / z_j`,
                                 :math:`z_j = \sum_i x_i^+ w_{ij}^+ + x_i^- w_{ij}^- + 10^{-9}`
     means, attention's values   the same with :math:`|x|` and the operation's own coefficients
     moves, maximum              to the places read

@@ -3,7 +3,8 @@ r"""First-order change of the logit margin when a unit goes.
 With a factor :math:`g_u = 1` on all that a unit gives to its readers, and the margin m between the two
 largest logits,
 
-    :math:`s_u = \overline{\,|\partial m / \partial g_u|\,} = \overline{\,|\sum_{c \in u} x_c\, \partial m / \partial x_c|\,}`
+    :math:`s_u = \overline{\,|\partial m / \partial g_u|\,}
+    = \overline{\,|\sum_{c \in u} x_c\, \partial m / \partial x_c|\,}`
 
 over samples. The margin and not the cross-entropy: where a sample is fit already, the gradient of the
 latter vanishes and its scores are worse than random.

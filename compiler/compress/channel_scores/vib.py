@@ -110,7 +110,12 @@ def _train(graph: Graph, channels: Channels, groups: Sequence[Group], samples: S
 
 
 def _gated(
-    graph: Graph, channels: Channels, groups: Sequence[Group], gates: Gates, draw: torch.Tensor, sample: Sample
+    graph: Graph,
+    channels: Channels,
+    groups: Sequence[Group],
+    gates: Gates,
+    draw: torch.Tensor,
+    sample: Sample,
 ) -> list[torch.Tensor]:
     """Run with every unit of the groups multiplied by a draw of its gate; others pass as they are."""
     open_ = torch.ones(channels.count, dtype=torch.bool)

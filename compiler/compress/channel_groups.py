@@ -88,8 +88,8 @@ def _walked(graph: Graph) -> Walk:
             _stays(walk, node)
     for value in [v for v in walk.axes if graph.node(v.node).kind is Kind.CONSTANT]:
         for reader in graph.users(value.node):
-            if (value.node, reader.name) not in walk.understood:
-                for axis in walk.of(value):
+            for axis in walk.of(value):
+                if (value.node, reader.name, axis.dims) not in walk.understood:
                     walk.fix(axis, f"its weight is read by {short(reader)} too", reader)
     return walk
 
@@ -102,14 +102,28 @@ def _stays(walk: Walk, node: Node) -> None:
 
 
 def _units(walk: Walk) -> Atoms:
-    """Return the unit of each atom."""
+    """Return the unit of each atom; what is repeated beside units cut along other dimensions is fixed."""
     joint = [a.atoms for known in walk.axes.values() for a in known if len(a.dims) > 1]
+    units, partial = _components(walk.count, walk.ties), list(walk.partial)
     while True:
-        units = _components(walk.count, walk.ties)
         further = [tie for atoms in joint for tie in _blocks(units[atoms], atoms)]
         if not further:
-            return units
+            reached = [p for p in partial if _reached(units[p.atoms], p.other)]
+            partial = [p for p in partial if not _reached(units[p.atoms], p.other)]
+            further = [(np.broadcast_to(p.other, p.atoms.shape).ravel(), p.atoms.ravel()) for p in reached]
+        if not further:
+            break
         walk.ties.extend(further)
+        units = _components(walk.count, walk.ties)
+    walk.fixed += [
+        Fixed(p.other.ravel(), "it is repeated for channels cut without it", p.node) for p in partial
+    ]
+    return units
+
+
+def _reached(units: Atoms, other: Atoms) -> bool:
+    """Tell whether units differ along a dimension that what meets them covers."""
+    return any(other.shape[i] > 1 for i in varying(units))
 
 
 def _blocks(units: Atoms, atoms: Atoms) -> Iterator[tuple[Atoms, Atoms]]:

@@ -126,8 +126,10 @@ def _without(axes: Sequence[Axis], gone: set[int]) -> tuple[Axis, ...]:
 
 
 def expand(walk: Walk, node: Node) -> None:
-    """A dimension of size 1 repeated, which no axis covers."""
+    """A dimension of size 1 repeated, which no axis covers; a weight repeated is a weight still."""
     source = node.operand("self")
+    for dim in range(walk.graph.type_of(source).rank):
+        walk.stored(source, (dim,), node)
     offset = node.type.rank - walk.graph.type_of(source).rank
     walk.axes[node.value] = tuple(a.moved([d + offset for d in a.dims]) for a in walk.of(source))
 
@@ -155,6 +157,7 @@ def cat(walk: Walk, node: Node) -> None:
 def _part(walk: Walk, node: Node, value: Value, axis: Axis | None, dims: tuple[int, ...]) -> Atoms:
     """Return the atoms of one part of a concatenation; those of one that cannot be cut stay."""
     if axis is not None:
+        walk.understood.add((value.node, node.name, axis.dims))
         return axis.atoms
     shape = walk.graph.type_of(value).shape
     made = walk.stored(value, dims, node)

@@ -74,7 +74,7 @@ def _sum_over(walk: Walk, node: Node, entry: Axis | None, inner: Axis | None, re
     """Tie what a layer reads to the columns of its weight; in groups, each group alike."""
     if entry is None or inner is None:
         walk.fix(inner, f"{short(node)} reads what cannot be cut", node)
-        walk.fix(entry, f"{short(node)} has one channel in each group", node)
+        walk.fix(entry, f"nothing would be left for {short(node)} to read", node)
         return
     walk.tie(entry.atoms.reshape(reader.groups, -1), inner.atoms.reshape(1, -1))
     walk.readers.append((reader, entry.atoms.ravel()))

@@ -2,7 +2,8 @@
 
 The walk only writes down facts. Ties are pairs of atoms that go together; what is `fixed` may not be
 cut, with the reason and the node to blame; `whole` are dimensions that may not be cut, whatever the ties
-will make of their atoms. `compiler.compress.channel_groups` solves them at the end, all at once, so that
+will make of their atoms; what is `partial` covers some dimensions of what it meets, as a table of angles
+that all heads read does, and is tied only where these are cut. `compiler.compress.channel_groups` solves them at the end, all at once, so that
 a walk stays linear in the channels seen.
 """
 
@@ -45,6 +46,15 @@ class Whole:
     node: str
 
 
+@dataclass(frozen=True, eq=False)
+class Partial:
+    """Atoms over several dimensions, and those of a value repeated along some of them that meets them."""
+
+    atoms: Atoms
+    other: Atoms
+    node: str
+
+
 @dataclass
 class Walk:
     """The facts gathered so far; rules write them."""
@@ -57,7 +67,8 @@ class Walk:
     sources: list[tuple[str, Atoms]] = field(default_factory=list)
     readers: list[tuple[Reader, Atoms]] = field(default_factory=list)
     attention: list[Atoms] = field(default_factory=list)
-    understood: set[tuple[str, str]] = field(default_factory=set)
+    partial: list[Partial] = field(default_factory=list)
+    understood: set[tuple[str, str, tuple[int, ...]]] = field(default_factory=set)
     count: int = 0
 
     def fresh(self, *shape: int) -> Atoms:
@@ -100,9 +111,9 @@ class Walk:
         """
         if not self.constant(value):
             return None
-        self.understood.add((value.node, node.name))
         shape = self.graph.type_of(value).shape
         wide = tuple(d for d in dims if shape[d] != 1)
+        self.understood.add((value.node, node.name, wide))
         if not wide:
             return None
         known = [a for a in self.of(value) if set(a.dims) & set(wide)]
@@ -125,13 +136,24 @@ class Walk:
         covers. A weight without one gets it; another value without one cannot be cut, so that all stay.
         """
         arrays = [axis.over(dims) for axis in axes if axis is not None]
-        atoms = np.broadcast_to(arrays[0], np.broadcast_shapes(*(a.shape for a in arrays)))
-        for other in arrays[1:]:
-            self.tie(atoms, other)
+        widest = max(arrays, key=lambda array: array.size)
+        atoms = np.broadcast_to(widest, np.broadcast_shapes(*(a.shape for a in arrays)))
+        for other in arrays:
+            self._put_together(atoms, other, node)
         for value, axis in zip(values, axes, strict=True):
             if axis is None:
                 self._join(value, dims, atoms, node)
+            else:
+                offset = node.type.rank - self.graph.type_of(value).rank
+                self.understood.add((value.node, node.name, tuple(d - offset for d in axis.dims)))
         return atoms
+
+    def _put_together(self, atoms: Atoms, other: Atoms, node: Node) -> None:
+        """Tie atoms to those of a value that meets them; one that is repeated may not need to be tied."""
+        if other.shape == atoms.shape:
+            self.tie(atoms, other)
+        else:
+            self.partial.append(Partial(atoms, other, node.name))
 
     def _join(self, value: Value, dims: Sequence[int], atoms: Atoms, node: Node) -> None:
         """Give a weight the axis of the values it meets; where it is no weight, they stay as they are."""
@@ -140,7 +162,7 @@ class Walk:
         own = [d - offset for d in dims if d >= offset and shape[d - offset] != 1]
         made = self.stored(value, own, node)
         if made is not None:
-            self.tie(atoms, made.moved([d + offset for d in made.dims]).over(dims))
+            self._put_together(atoms, made.moved([d + offset for d in made.dims]).over(dims), node)
         elif own and not self.constant(value):
             reason = f"{short(node)} puts it together with {value.node!r}, which cannot be cut"
             self.fixed.append(Fixed(atoms.ravel(), reason, node.name))

@@ -160,7 +160,8 @@ def _groups(
         for group in np.unique(group_of[units[atoms]]):
             readers[int(group)].append(reader)
     members = _members(group_of, sources)
-    kinds, width = _kinds(graph, count, axes)
+    kinds = _kinds(graph, count, axes)
+    width = _width(graph, walk, count, axes)
     touched = _touched(graph, group_of, axes)
     refused = _refused(walk, units, group_of)
     heads = {int(g) for atoms in walk.attention for g in np.unique(group_of[units[atoms]])}
@@ -190,16 +191,31 @@ def _members(group_of: Atoms, wanted: Mapping[int, object]) -> dict[int, Atoms]:
     return {g: order[starts[g] : starts[g + 1]] for g in wanted}
 
 
-def _kinds(graph: Graph, count: int, axes: Mapping[Value, tuple[Axis, ...]]) -> tuple[Atoms, Atoms]:
-    """Return what tells apart units that lie in different weights, and their least width in any weight."""
-    kinds, width = np.zeros(count, np.int64), np.full(count, np.iinfo(np.int64).max)
-    stored = [a for v, known in axes.items() if graph.node(v.node).kind is Kind.CONSTANT for a in known]
+def _stored(graph: Graph, axes: Mapping[Value, tuple[Axis, ...]]) -> Iterator[tuple[str, Axis]]:
+    for value, known in axes.items():
+        if graph.node(value.node).kind is Kind.CONSTANT:
+            yield from ((value.node, axis) for axis in known)
+
+
+def _kinds(graph: Graph, count: int, axes: Mapping[Value, tuple[Axis, ...]]) -> Atoms:
+    """Return what tells apart units that lie in different weights: equal numbers mean equal places."""
+    kinds = np.zeros(count, np.int64)
+    stored = list(_stored(graph, axes))
     features = np.random.default_rng(0).integers(1, _FEATURE, len(stored))
-    for feature, axis in zip(features, stored, strict=True):
+    for feature, (_, axis) in zip(features, stored, strict=True):
         units, counts = np.unique(axis.atoms, return_counts=True)
-        kinds[units] += feature * counts  # wraps around; equal sums mean equal places
-        width[units] = np.minimum(width[units], counts)
-    return kinds, width
+        kinds[units] += feature * counts  # wraps around
+    return kinds
+
+
+def _width(graph: Graph, walk: Walk, count: int, axes: Mapping[Value, tuple[Axis, ...]]) -> Atoms:
+    """Return the least number of channels that each unit is in any weight, those of all groups counted."""
+    groups = {(graph.node(r.node).operand("weight").node, (r.dim,)): r.groups for r, _ in walk.readers}
+    width = np.full(count, np.iinfo(np.int64).max)
+    for name, axis in _stored(graph, axes):
+        units, counts = np.unique(axis.atoms, return_counts=True)
+        width[units] = np.minimum(width[units], counts * groups.get((name, axis.dims), 1))
+    return width
 
 
 def _touched(

@@ -2,9 +2,9 @@
 
 The walk only writes down facts. Ties are pairs of atoms that go together; what is `fixed` may not be
 cut, with the reason and the node to blame; `whole` are dimensions that may not be cut, whatever the ties
-will make of their atoms; what is `partial` covers some dimensions of what it meets, as a table of angles
-that all heads read does, and is tied only where these are cut. `compiler.compress.channel_groups` solves them at the end, all at once, so that
-a walk stays linear in the channels seen.
+make of their atoms. What is `partial` covers some dimensions of what it meets, as a table of angles that all
+heads read does, and is tied only where these are cut. `compiler.compress.channel_groups` solves them at the
+end, all at once, so that a walk stays linear in the channels seen.
 """
 
 from __future__ import annotations

@@ -54,15 +54,13 @@ SETTING = Setting(_samples(), step=4)
 
 def test_sites_and_options_are_on_the_step(graph):
     found = {o.site: o.options for o in offers(graph, SETTING)}
-    assert (
-        found
-        == {
-            "channels:stem.0": ("keep:8",),  # two in a unit since the grouped layer
-            "channels:up": ("keep:28", "keep:24", "keep:20", "keep:16"),
-            "channels:grouped": ("keep:6", "keep:4"),
-        }
-        or found == {}
-    ), found
+    assert found == {  # two channels in a unit where the grouped layer loses the same in both groups
+        "channels:stem.0": ("keep:6", "keep:4"),
+        "channels:up": ("keep:28", "keep:24", "keep:20", "keep:16"),
+        "channels:grouped": ("keep:6", "keep:4"),
+    }
+    eight = {o.site: o.options for o in offers(graph, Setting(SETTING.samples, step=8))}
+    assert eight["channels:up"] == ("keep:24", "keep:16")
 
 
 def test_no_samples_no_offers(graph):
@@ -126,12 +124,13 @@ def test_a_silent_unit_goes_first(graph, criterion):
     factors = torch.tensor([0.0 if i in silent else 1.0 for i in range(32)])
     muted = scaled(graph, {reader: factors})
     (rating,) = criteria()[criterion].rate(muted, channels, [group], SETTING.samples)
-    ranked = rating.scores.argsort(descending=True).tolist()
+    others = sorted(set(range(32)) - silent)
+    quiet, heard = rating.scores[sorted(silent)], rating.scores[others]
     if criterion == "vib":  # gates are trained for some steps only: they lean, and do not decide
-        quiet = rating.scores[sorted(silent)].mean()
-        assert quiet < rating.scores[sorted(set(range(32)) - silent)].mean()
+        assert quiet.mean() < heard.mean()
     else:
-        assert set(ranked[16:]) == silent
+        assert quiet.max() == 0 <= heard.min()  # some of the others never fire
+        assert (heard > 0).sum() > 8
 
 
 def test_refit_lowers_the_error_on_the_rows_it_fits(graph):
@@ -218,7 +217,7 @@ def test_relevance_is_conserved_and_not_negative():
     )
     with torch.no_grad():
         net[7].weight.abs_()  # every logit has something positive to explain it
-    call = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    call = 10 * torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     graph = compile_graph(net, call)
     found = lrp.propagate(graph, (call,))
     sums = [float(r.sum()) for v, r in found.of.items()]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
 from compiler.compress.convolution_fit import Convolution
 from compiler.compress.sites import bias_of, weight_of
 from compiler.ir.edit import Editor

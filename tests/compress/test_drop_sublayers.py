@@ -156,6 +156,9 @@ class ResidualMlp(nn.Module):
         for up, down in zip(self.up, self.down, strict=True):
             nn.init.normal_(up.weight, std=(2 / width) ** 0.5, generator=generator)
             nn.init.normal_(down.weight, std=0.35 / 8, generator=generator)
+        for layer in (self.first, self.last, *self.up, *self.down):
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.last.weight, std=1 / width**0.5, generator=generator)
 
     def forward(self, x):
         h = self.first(x)
@@ -164,7 +167,7 @@ class ResidualMlp(nn.Module):
         return self.last(h)
 
 
-def trained(seed, steps=400):
+def trained(seed, steps=300):
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -174,12 +177,14 @@ def trained(seed, steps=400):
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(x), generator=generator)
     net = ResidualMlp(seed)
-    optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(net.parameters(), lr=2e-3, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     for _ in range(steps):
         pick = order[:900][torch.randint(900, (64,), generator=generator)]
         optimizer.zero_grad()
         F.cross_entropy(net(x[pick]), y[pick]).backward()
         optimizer.step()
+        schedule.step()
     return net.eval(), x[order[900:1300]]
 
 
@@ -198,7 +203,7 @@ def _exhaustive(net, x, count):
         return min(float(jensen_shannon(reference, run(s)).mean()) for s in sets)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_greedy_order_is_near_the_best_of_all_sets(seed):
     torch.set_num_threads(1)
     net, x = trained(seed)

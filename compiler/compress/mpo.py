@@ -7,7 +7,7 @@ With the outputs :math:`o = o_1 o_2` and the inputs :math:`i = i_1 i_2`, the wei
     :math:`\sum_{j > \chi} \sigma_j^2`, stored numbers :math:`\chi (o_1 i_1 + o_2 i_2)`
 
 Bytes and multiply-accumulates part ways: applied factor by factor it pays for very small bonds only
-(below :math:`o\,i / (i\,o_1 + o_2 o_1 i_2)`, which for 4096 = 64 x 64 is 32, where bytes pay to 2048). So
+(below :math:`o\,i / (o_2 i_1 (i_2 + o_1))`, which for 4096 = 64 x 64 is 32, where bytes pay to 2048). So
 the weight is always rebuilt: the graph holds the two factors and the product that makes the weight. A
 runtime that computes weight-only operations when it loads a program stores the factors
 (`compiler.passes.load_time`); folded, the product is the plain weight again. The options matter where

@@ -48,6 +48,7 @@ def report_data(
     known = measured_machine(table) if table is not None else None
     machine = known or _scaled(prior_machine(prior), result, work)
     winner = result.outcome.winner
+    unit, each = ("instructions", 1.0) if winner.reading.counted else ("µs", 1e3)
     return ReportData(
         model=result.model,
         device=_device(result),
@@ -60,8 +61,8 @@ def report_data(
         variants=_variants(result, work, machine),
         plan=_plan(result),
         departures=_departures(result),
-        kernels=_kernels(graphs(winner.choice), work[winner.choice], machine, table),
-        kernel_unit="instructions" if winner.reading.counted else "ns",
+        kernels=_kernels(graphs(winner.choice), work[winner.choice], machine, table, each),
+        kernel_unit=unit,
         machine=_machine_text(machine),
         unseen=None if result.unseen is None else _cost(result.unseen),
         samples=0 if result.unseen is None else result.unseen.samples,
@@ -192,7 +193,11 @@ def _departures(result: SearchResult) -> tuple[Departure, ...]:
 
 
 def _kernels(
-    graph: Graph, kernels: tuple[GraphKernel, ...], machine: Machine, table: LatencyTable | None
+    graph: Graph,
+    kernels: tuple[GraphKernel, ...],
+    machine: Machine,
+    table: LatencyTable | None,
+    each: float,
 ) -> tuple[KernelRow, ...]:
     known = machine.measured and table is not None
     times = measured_times(graph, kernels, table) if known and table is not None else (None,) * len(kernels)
@@ -207,8 +212,8 @@ def _kernels(
             intensity=k.intensity,
             balance=machine.balance(k.precision),
             bound=machine.bound(k),
-            attainable=machine.attainable(k),
-            measured=time,
+            attainable=machine.attainable(k) / each,
+            measured=None if time is None else time / each,
         )
         for k, time in zip(kernels, times, strict=True)
     )

@@ -78,7 +78,7 @@ class Departure:
 
 @dataclass(frozen=True)
 class KernelRow:
-    """One kernel of the chosen variant; times in the smallest unit, `measured` None where it was not."""
+    """One kernel of the chosen variant; times in `kernel_unit`, `measured` None where it was not."""
 
     name: str
     op: str

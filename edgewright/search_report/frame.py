@@ -93,26 +93,37 @@ class Labels:
 
     frame: Frame
     taken: list[Box] = field(default_factory=list)
+    lines: list[Box] = field(default_factory=list)
 
     def keep(self, x: float, y: float, reach: float = 5.0) -> None:
         """Keep labels off a point."""
         self.taken.append((x - reach, y - reach, x + reach, y + reach))
 
-    def keep_line(self, x: float) -> None:
-        """Keep labels off an upright line."""
-        self.taken.append((x - 2, self.frame.y1, x + 2, self.frame.y0))
+    def keep_line(self, x1: float, y1: float, x2: float, y2: float) -> None:
+        """Keep labels off a line."""
+        steps = max(1, round(max(abs(x2 - x1), abs(y2 - y1)) / 8)) if x1 != x2 and y1 != y2 else 1
+        for i in range(steps):
+            ends = [(a + (b - a) * j / steps) for a, b in ((x1, x2), (y1, y2)) for j in (i, i + 1)]
+            self.lines.append((min(ends[:2]) - 2, min(ends[2:]) - 2, max(ends[:2]) + 2, max(ends[2:]) + 2))
 
-    def place(self, x: float, y: float, text: str, class_: str = "label") -> str:
-        """Return a name beside a point, nothing where there is no room."""
+    def place(self, x: float, y: float, text: str, strong: bool = False) -> str:
+        """Return a name beside a point, nothing where there is no room; a strong one may lie on lines."""
         text = shortened(text, 190)
-        wide = text_width(text)
+        found = self._free(x, y, text_width(text), self.taken + self.lines)
+        if found is None and strong:
+            found = self._free(x, y, text_width(text), self.taken)
+        if found is None:
+            return ""
+        self.taken.append(found)
+        return label(found[0], found[3] - 3, text, "start", "label strong halo" if strong else "label")
+
+    def _free(self, x: float, y: float, wide: float, taken: list[Box]) -> Box | None:
         for dx, dy in _PLACES:
             left = x + dx if dx > 0 else x - wide + dx if dx < 0 else x - wide / 2
             box = (left, y + dy - FONT, left + wide, y + dy + 3)
-            if self._inside(box) and not any(_meet(box, other) for other in self.taken):
-                self.taken.append(box)
-                return label(left, y + dy, text, "start", class_)
-        return ""
+            if self._inside(box) and not any(_meet(box, other) for other in taken):
+                return box
+        return None
 
     def _inside(self, box: Box) -> bool:
         f = self.frame

@@ -32,7 +32,7 @@ def gap(data: ReportData) -> Section:
     own = "" if chosen is None else f"The chosen variant reaches {100 * chosen:.0f}% of its roofline. "
     says = (
         f"{own}A longer line is more speed left unused: fewer operations help only where the line does not "
-        f"grow. The roofline is {data.machine}."
+        f"grow. The roofline is drawn from {data.machine}."
     )
     body = figure(lambda width: _draw(data, width), legend(*LEGEND)) + folded(
         "The same as a table", _table(data)
@@ -53,9 +53,10 @@ def _draw(data: ReportData, width: float) -> str:
     for v in shown:
         py = y.at(v.cost.value if v.cost else 0)
         labels.keep(x.at(v.latency.value), py, 9 if v.chosen else 5)
-        labels.keep(x.at(v.ideal or 0.0), py)
+        labels.keep_line(x.at(v.ideal or 0.0), py, x.at(v.latency.value), py)
+    named = [v for v in shown if v.front or v.within]
     pairs = [_pair(data, v, x, y) for v in sorted(shown, key=lambda v: v.chosen)]
-    names = [_name(labels, v, x, y) for v in sorted(shown, key=lambda v: (not v.chosen, not v.front))]
+    names = [_name(labels, v, x, y) for v in sorted(named, key=lambda v: not v.chosen)]
     axes = frame.x_axis(x, f"{latency_axis(data)} (log)") + frame.y_axis(y, cost_axis(data))
     return frame.picture(
         f"Ideal and measured latency of {len(shown)} variants on a logarithmic axis.", axes, *pairs, *names
@@ -83,9 +84,7 @@ def _name(labels: Labels, v: Variant, x: Scale, y: Scale) -> str:
     assert v.cost is not None
     assert v.efficiency is not None
     text = f"{v.name}, {100 * v.efficiency:.0f}%"
-    return labels.place(
-        x.at(v.latency.value), y.at(v.cost.value), text, "label strong" if v.chosen else "label"
-    )
+    return labels.place(x.at(v.latency.value), y.at(v.cost.value), text, v.chosen)
 
 
 def _table(data: ReportData) -> str:

@@ -59,7 +59,7 @@ def verdict(data: ReportData) -> str:
             f"{data.cost_unit}) on {data.samples} samples that the search never saw"
         )
     return (
-        f"{data.winner.name}, of {len(data.variants)} variants measured, takes at most "
+        f"Of {len(data.variants)} variants measured, the chosen one, {data.winner.name}, takes at most "
         f"{latency(data, data.upper)}{_of(data)} on {data.device}, within the budget of "
         f"{data.budget}, {cost}."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from edgewright.search_report.data import ReportData, Variant
 from edgewright.search_report.frame import NARROW, Frame, Labels, legend
@@ -10,7 +11,7 @@ from edgewright.search_report.numbers import large
 from edgewright.search_report.scales import Scale, linear, log
 from edgewright.search_report.section import Section, figure, folded, table
 from edgewright.search_report.svg import diamond, dot, element, line, mark
-from edgewright.search_report.words import bounded, cost_axis, latency, latency_axis, sign, tip
+from edgewright.search_report.words import bounded, cost_axis, latency, latency_axis, sign, tip, units
 
 LEGEND = (
     ("winner", "chosen"),
@@ -43,30 +44,40 @@ def _draw(data: ReportData, width: float) -> str:
     costs = [v for d in known if d.cost for v in (d.cost.value, d.cost.low, d.cost.high)]
     y = log(costs, frame.y0, frame.y1, zero=True)
     labels = Labels(frame)
-    labels.keep_line(x.at(data.limit))
+    labels.keep_line(x.at(data.limit), frame.y0, x.at(data.limit), frame.y1)
     for v in known:
-        labels.keep(x.at(v.latency.value), y.at(v.cost.value if v.cost else 0), 9 if v.chosen else 5)
+        py = y.at(v.cost.value if v.cost else 0)
+        labels.keep_line(x.at(v.latency.low), py, x.at(v.latency.high), py)
+        labels.keep(x.at(v.latency.value), py, 9 if v.chosen else 5)
     budget = line(x.at(data.limit), frame.y1, x.at(data.limit), frame.y0, "budget-line")
-    named = labels.place(x.at(data.limit), frame.y1 + 8, f"budget {data.budget}", "label strong")
+    named = labels.place(x.at(data.limit), frame.y1 + 8, f"budget {data.budget}", True)
+    corners = _corners(known, x, y)
+    for (ax, ay), (bx, by) in pairwise(corners):
+        labels.keep_line(ax, ay, bx, by)
     points = [_point(data, v, x, y) for v in sorted(known, key=lambda v: v.chosen)]
-    names = [_name(labels, v, x, y) for v in sorted(known, key=_importance)]
+    named_ones = sorted((v for v in known if v.front or v.within), key=_importance)
+    names = [_name(labels, v, x, y) for v in named_ones]
     axes = frame.x_axis(x, latency_axis(data)) + frame.y_axis(y, cost_axis(data))
     return frame.picture(
         f"Cost against latency of {len(known)} variants; the chosen one is {data.winner.name}.",
-        *(axes, budget, _front(known, x, y), *points, named, *names),
+        *(axes, budget, _front(corners), *points, named, *names),
     )
 
 
-def _front(known: Sequence[Variant], x: Scale, y: Scale) -> str:
-    """Return the front as steps: what a budget between two points buys is the point on its left."""
+def _corners(known: Sequence[Variant], x: Scale, y: Scale) -> list[tuple[float, float]]:
+    """Return the corners of the front's steps: a budget buys the point on its left."""
     front = sorted((v for v in known if v.front and v.cost), key=lambda v: v.latency.value)
     corners: list[tuple[float, float]] = []
     for v in front:
         px, py = x.at(v.latency.value), y.at(v.cost.value if v.cost else 0)
         corners += [(px, corners[-1][1])] if corners else []
         corners.append((px, py))
+    return corners
+
+
+def _front(corners: Sequence[tuple[float, float]]) -> str:
     points = " ".join(f"{px:.1f},{py:.1f}" for px, py in corners)
-    return element("polyline", points=points, class_="front-line") if len(front) > 1 else ""
+    return element("polyline", points=points, class_="front-line") if len(corners) > 1 else ""
 
 
 def _point(data: ReportData, v: Variant, x: Scale, y: Scale) -> str:
@@ -83,9 +94,7 @@ def _point(data: ReportData, v: Variant, x: Scale, y: Scale) -> str:
 
 def _name(labels: Labels, v: Variant, x: Scale, y: Scale) -> str:
     assert v.cost is not None
-    return labels.place(
-        x.at(v.latency.value), y.at(v.cost.value), v.name, "label strong" if v.chosen else "label"
-    )
+    return labels.place(x.at(v.latency.value), y.at(v.cost.value), v.name, v.chosen)
 
 
 def _importance(v: Variant) -> tuple[bool, bool, float]:
@@ -93,12 +102,12 @@ def _importance(v: Variant) -> tuple[bool, bool, float]:
 
 
 def _table(data: ReportData) -> str:
-    columns = ("variant", "verdict", f"latency, {data.unit}", cost_axis(data), "program")
+    columns = ("variant", "verdict", "latency", "cost", "program")
     rows = [
         (v.name, _verdict(v), bounded(v.latency), bounded(v.cost), f"{large(v.bytes)}B")
         for v in data.variants
     ]
-    return table("Every variant that was measured", columns, rows, 3)
+    return table(f"Every variant that was measured; {units(data)}", columns, rows, 3)
 
 
 def _verdict(v: Variant) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgewright.search_report.data import PlanRow, ReportData
 from edgewright.search_report.numbers import signed
 from edgewright.search_report.section import Section, table
-from edgewright.search_report.words import bounded, cost_axis
+from edgewright.search_report.words import bounded, units
 
 
 def plan_table(data: ReportData) -> Section:
@@ -16,8 +16,10 @@ def plan_table(data: ReportData) -> Section:
         f"is the fitted model's, within this plan, conversions between formats included; the cost is that of "
         f"the decision alone, as measured. Neither need add up to the whole."
     )
-    columns = ("module", "site", "method", "option", f"latency change, {data.unit}", cost_axis(data))
-    return Section("plan", "Plan by module", says, table("Decisions by module", columns, _rows(data), 2))
+    columns = ("module", "site", "method", "option", "latency change", "cost alone")
+    return Section(
+        "plan", "Plan by module", says, table(f"Decisions by module; {units(data)}", columns, _rows(data), 2)
+    )
 
 
 def _rows(data: ReportData) -> list[tuple[str, ...]]:

@@ -58,13 +58,12 @@ def _draw(data: ReportData, width: float) -> str:
     values = [b for v in shown for b in (_expected(v) or 0.0, v.latency.low, v.latency.high)]
     x, y = linear(values, frame.x0, frame.x1), linear(values, frame.y0, frame.y1)
     labels = Labels(frame)
+    labels.keep_line(x.at(x.low), y.at(x.low), x.at(x.high), y.at(x.high))
     for v in shown:
         labels.keep(x.at(_expected(v) or 0.0), y.at(v.latency.value), 9 if v.chosen else 5)
     points = [_point(data, v, x, y) for v in sorted(shown, key=lambda v: (v.chosen, v.predicted is not None))]
     names = [
-        labels.place(
-            x.at(v.predicted), y.at(v.latency.value), v.name, "label strong" if v.chosen else "label"
-        )
+        labels.place(x.at(v.predicted), y.at(v.latency.value), v.name, v.chosen)
         for v in sorted(shown, key=lambda v: not v.chosen)
         if v.predicted is not None
     ]

@@ -7,7 +7,7 @@ from edgewright.search_report.frame import NARROW, Frame, legend
 from edgewright.search_report.scales import Scale, log
 from edgewright.search_report.section import Section, figure, folded, table
 from edgewright.search_report.svg import FONT, dot, label, line, mark, shortened
-from edgewright.search_report.words import bounded, cost_axis
+from edgewright.search_report.words import bounded, cost_axis, units
 
 MOST = 40  # rows of the picture; the table holds all
 
@@ -63,9 +63,9 @@ def _row(data: ReportData, d: Departure, x: Scale, y: float, frame: Frame) -> st
 
 
 def _table(data: ReportData) -> str:
-    columns = ("site", "method", "option", "in the plan", cost_axis(data), f"latency alone, {data.unit}")
+    columns = ("site", "method", "option", "in the plan", "cost alone", "latency alone")
     rows = [
         (d.site, d.method, d.option, "yes" if d.taken else "no", bounded(d.cost), bounded(d.latency))
         for d in data.departures
     ]
-    return table("Decisions taken alone", columns, rows, 2)
+    return table(f"Decisions taken alone; {units(data)}", columns, rows, 2)

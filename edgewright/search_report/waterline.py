@@ -15,7 +15,7 @@ from edgewright.search_report.frame import Frame, legend
 from edgewright.search_report.numbers import large, number
 from edgewright.search_report.scales import Log, Scale, log
 from edgewright.search_report.section import Section, figure, folded, table
-from edgewright.search_report.svg import dot, element, label, line, mark, shortened, text_width
+from edgewright.search_report.svg import dot, element, label, line, mark, text_width
 
 LEAST = 0.3  # px: a narrower bar is not drawn
 PANEL, GAP = 210.0, 58.0
@@ -48,8 +48,8 @@ def _says(data: ReportData) -> str:
     measured = f"{known} of them were measured alone." if known else "None of them was measured alone."
     return (
         f"Of the time the chosen variant's {len(data.kernels)} kernels need at best, "
-        f"{100 * waiting / whole:.0f}% is spent waiting for memory. A bar is as wide as its kernel's share of that time. {measured} The "
-        f"machine is {data.machine}."
+        f"{100 * waiting / whole:.0f}% is spent waiting for memory. A bar is as wide as its kernel's share of "
+        f"that time. {measured} The machine is drawn from {data.machine}."
     )
 
 
@@ -127,9 +127,9 @@ def _modules(
     for module, run in groupby(places, key=lambda place: ".".join(place[0].module.split(".")[:2])):
         spans = [span for _, span in run]
         left, right = spans[0][0], spans[-1][1]
-        text = shortened(module, right - left) if module else ""
+        text = module if text_width(module) <= right - left else f"…{module.rsplit('.', 1)[-1]}"
         middle, half = (left + right) / 2, text_width(text) / 2
-        if not text or (text != module and right - left < 40) or middle - half < end + 6:
+        if not module or 2 * half > right - left or middle - half < end + 6:
             continue
         end = middle + half
         yield label(middle, y, text, "middle", "tick")

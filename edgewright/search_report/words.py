@@ -7,8 +7,8 @@ from edgewright.search_report.numbers import number
 
 
 def latency(data: ReportData, value: float) -> str:
-    """Return a latency with its unit: `0.66×`, `4.91 ms`."""
-    return f"{number(value)}×" if data.unit.startswith("×") else f"{number(value)} {data.unit}"
+    """Return a latency with its unit: `0.66x`, `4.91 ms`."""
+    return f"{number(value)}x" if data.unit.startswith("×") else f"{number(value)} {data.unit}"
 
 
 def bounded(interval: Interval | None) -> str:
@@ -32,6 +32,11 @@ def tip(data: ReportData, variant: Variant) -> str:
 def sign(variant: Variant) -> str:
     """Return the class of a variant's sign."""
     return "winner" if variant.chosen else "fits" if variant.within else "over"
+
+
+def units(data: ReportData) -> str:
+    """Return what a table's latencies and costs are in."""
+    return f"latency in {data.unit.replace('×', 'multiples of the')}; cost: {data.cost_unit}"
 
 
 def cost_axis(data: ReportData) -> str:

@@ -97,7 +97,7 @@ def made_up(**fields):
         "plan": tuple(map(plan_row, range(12))),
         "departures": tuple(map(departure, range(12))),
         "kernels": tuple(map(kernel, range(54))),
-        "kernel_unit": "ns",
+        "kernel_unit": "µs",
         "machine": "the highest rates that any of 143 kernels measured on this device reached",
         "unseen": Interval(0.000112, 0.000108, 0.000115),
         "samples": 64,

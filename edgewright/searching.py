@@ -38,6 +38,7 @@ from compiler.search.space import Choice
 from compiler.target import Target
 from devices import open_device
 from devices.database import MeasurementDatabase
+from devices.latency import conditions, latency_table
 from edgewright.compilation import assemble
 from edgewright.measuring import exclusive
 from edgewright.models import load_model
@@ -45,6 +46,7 @@ from edgewright.recipe import Recipe, prior_of, resolve
 from edgewright.search_lab import Lab, counted, make_space
 from edgewright.search_lowering import VariantStore, default_workers
 from edgewright.search_output import TRIED_SCHEMA, Row, SearchResult, write_documents
+from edgewright.search_report import write_report
 from edgewright.search_samples import Halves, halve, read_calibration
 from edgewright.stages import Method, Prepared, Progress, Stage, prepare, silent
 
@@ -260,6 +262,8 @@ def _finish(
         advice=tuple(filter(None, [lab.halves.advice])),
     )
     write_documents(result)
+    table = latency_table(lab.database, conditions(setting.device, setting.target, setting.profile))
+    write_report(result, lab.graph, table, prior_of(setting.target))
     return result
 
 

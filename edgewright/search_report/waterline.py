@@ -48,8 +48,8 @@ def _says(data: ReportData) -> str:
     measured = f"{known} of them were measured alone." if known else "None of them was measured alone."
     return (
         f"Of the time the chosen variant's {len(data.kernels)} kernels need at best, "
-        f"{100 * waiting / whole:.0f}% is spent waiting for memory. A bar is as wide as its kernel's share of "
-        f"that time. {measured} The machine is drawn from {data.machine}."
+        f"{100 * waiting / whole:.0f}% is spent waiting for memory. A bar is as wide as its kernel's share "
+        f"of that time. {measured} The machine is drawn from {data.machine}."
     )
 
 

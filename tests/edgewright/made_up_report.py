@@ -33,7 +33,9 @@ def variants():
         variant(4, 0.67, 0.0004, predicted=0.608, fitted=0.665),
         variant(5, 0.83, None, fitted=0.82),
     ]
-    crowd = [variant(6 + i, 0.8 + 0.02 * (i % 9), 2e-5 * 1.4**i, fitted=0.81 + 0.02 * (i % 9)) for i in range(18)]
+    crowd = [
+        variant(6 + i, 0.8 + 0.02 * (i % 9), 2e-5 * 1.4**i, fitted=0.81 + 0.02 * (i % 9)) for i in range(18)
+    ]
     return tuple([*rows, *crowd])
 
 

@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from compiler.compress.quantize import quantized_nodes
 from compiler.cost.composite import Composite
 from compiler.cost.counts import FREE, node_counts
 from compiler.cost.fusion import fused_producer
@@ -124,7 +125,7 @@ def measured_machine(table: LatencyTable) -> Machine | None:
 
 def graph_waterline(graph: Graph) -> tuple[GraphKernel, ...]:
     """Return the kernels of a graph in the order they run; a symbolic dimension takes its least size."""
-    cut = _Cut(graph)
+    cut = _Cut(graph, quantized=quantized_nodes(graph))
     for node in graph.ops():
         cut.place(node)
     made = (_kernel(cut, nodes) for nodes in cut.groups.values())
@@ -165,6 +166,7 @@ class _Cut:
     graph: Graph
     groups: dict[str, list[Node]] = field(default_factory=dict)
     owner: dict[str, str] = field(default_factory=dict)
+    quantized: frozenset[str] = frozenset()
 
     def place(self, node: Node) -> None:
         """Put a node in the kernel of what it follows, in one of its own, or in none."""
@@ -183,11 +185,8 @@ class _Cut:
         return value
 
     def int8(self, node: Node) -> bool:
-        """Tell whether an operation computes in int8: each operand but the bias is dequantized for it."""
-        if node.kind is not Kind.OP:
-            return False
-        read = [self.graph.producer(self._behind_free(v)) for key, v in node.values() if key != "bias"]
-        return bool(read) and all(_kind(made) == "dequantize" for made in read)
+        """Tell whether a node computes in int8, or only hands int8 on."""
+        return node.name in self.quantized or self._passes(node)
 
     def readers(self, name: str) -> Iterator[Node]:
         """Yield the nodes that read a node's results, reshapes looked through."""
@@ -198,12 +197,20 @@ class _Cut:
                 yield user
 
     def _folded(self, node: Node) -> bool:
-        if _kind(node) == "choose":
+        if _kind(node) == "choose" or self._passes(node):
             return True
         if _kind(node) != "dequantize":
             return False
         data = self.graph.producer(next(v for _, v in node.values()))
         return data.kind is Kind.CONSTANT or all(self.int8(user) for user in self.readers(node.name))
+
+    def _passes(self, node: Node) -> bool:
+        """Tell whether a node quantises again what was dequantized for a reshape at most."""
+        if _kind(node) != "quantize":
+            return False
+        return (
+            _kind(self.graph.producer(self._behind_free(next(v for _, v in node.values())))) == "dequantize"
+        )
 
     def _leader(self, node: Node) -> str:
         if _kind(node) == "quantize":

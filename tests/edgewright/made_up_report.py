@@ -47,7 +47,7 @@ def kernel(index):
     rate = 128.0 if int8 else 32.0
     attainable = max(operations / rate, moved / 4)
     return KernelRow(
-        name=f"conv2d_{index}",
+        name=HOSTILE if index == 3 else f"conv2d_{index}",
         op="aten.conv2d.default",
         module=f"features.{index // 3}.block.conv",
         precision="int8" if int8 else "float32",
@@ -77,7 +77,7 @@ def plan_row(index):
     taken = index % 3 == 0
     return PlanRow(
         f"features.{index // 2}",
-        f"segment:features.{index}",
+        HOSTILE if index == 11 else f"segment:features.{index}",
         "precision",
         "int8" if taken else None,
         -0.031 * index if taken else None,

@@ -9,6 +9,7 @@ from edgewright.search_report.numbers import number
 from edgewright.search_report.scales import Scale
 from edgewright.search_report.svg import FONT, element, label, line, shortened, text_width
 
+BOLD = 1.12  # width of bold text over that of plain text
 WIDE, NARROW = 880.0, 340.0  # px: a screen or paper, and a phone
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -109,9 +110,10 @@ class Labels:
     def place(self, x: float, y: float, text: str, strong: bool = False) -> str:
         """Return a name beside a point, nothing where there is no room; a strong one may lie on lines."""
         text = shortened(text, 190)
-        found = self._free(x, y, text_width(text), self.taken + self.lines)
+        wide = text_width(text) * (BOLD if strong else 1)
+        found = self._free(x, y, wide, self.taken + self.lines)
         if found is None and strong:
-            found = self._free(x, y, text_width(text), self.taken)
+            found = self._free(x, y, wide, self.taken)
         if found is None:
             return ""
         self.taken.append(found)

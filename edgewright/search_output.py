@@ -5,6 +5,7 @@
     plan.json    the decisions with budget, measured latency, costs and digests
     tried.json   every variant that was measured
     tried.md     the same as a table
+    search.html  all of it to look at (`edgewright.search_report`)
 
 Times carry their unit in the field's name; ratios are multiples of the merged float model's time.
 """
@@ -128,7 +129,8 @@ def summary(result: SearchResult) -> list[str]:
             f"cost on {result.unseen.samples} unseen samples: {result.unseen.mean:.3g} (95%: "
             f"{result.unseen.low:.3g} to {result.unseen.high:.3g}), {UNITS[result.kind]}"
         )
-    lines.append(f"written to {result.folder}: artifact/, plan.txt, plan.json, tried.md, tried.json")
+    written = "artifact/, plan.txt, plan.json, tried.md, tried.json, search.html"
+    lines.append(f"written to {result.folder}: {written}")
     return [*lines, *(f"advice: {text}" for text in result.advice)]
 
 

@@ -188,6 +188,7 @@ def test_the_winner_meets_the_budget_and_everything_is_written(setting):
         "artifact",
         "plan.json",
         "plan.txt",
+        "search.html",
         "tried.json",
         "tried.md",
     ]

@@ -130,6 +130,7 @@ def test_the_chosen_variant_meets_the_budget_and_is_verified(folder, found):
         "artifact",
         "plan.json",
         "plan.txt",
+        "search.html",
         "tried.json",
         "tried.md",
     ]

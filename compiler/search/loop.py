@@ -107,14 +107,6 @@ def enough_alone(budget: Budget, most_bytes: float = math.inf) -> bool:
     return budget.ratio is not None and budget.ratio >= 1 and math.isinf(most_bytes)
 
 
-def propose(space: Space, budget: Budget, trials: Sequence[Trial]) -> Choice | None:
-    """Return what the integer programme would measure next, None where there is nothing left worth it.
-
-    The trials must hold every single departure from the base, each with its cost.
-    """
-    return _State(space, budget, list(trials)).propose()
-
-
 def first_run(space: Space, budget: Budget) -> tuple[Choice, ...]:
     """Return what is measured first where there is room for everything."""
     return (space.base,) if enough_alone(budget) else initial_choices(space)

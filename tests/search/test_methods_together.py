@@ -37,9 +37,7 @@ def test_the_overlap_is_fitted_from_mixed_choices() -> None:
     # Sites that save at quite different operations of one segment: what one saves the other still saves.
     world = Landscape(2)
     apart = [
-        Observation(
-            c, 1 + sum(world.ratio(world.space.single(*g)) - 1 for g in world.space.taken(c)), 1e-4
-        )
+        Observation(c, 1 + sum(world.ratio(world.space.single(*g)) - 1 for g in world.space.taken(c)), 1e-4)
         for c in world.everything()[::7]
         if any(c)
     ]

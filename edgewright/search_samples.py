@@ -81,7 +81,7 @@ def halve(graph: Graph, batches: Sequence[tuple[Any, ...]], seed: int = 0) -> Ha
     order = np.random.default_rng(seed).permutation(len(samples))
     middle = (len(samples) + 1) // 2
     seen, unseen = (tuple(samples[i] for i in part) for part in (order[:middle], order[middle:]))
-    return Halves(seen, unseen, sum(map(rows, samples)), digest(samples))
+    return Halves(seen, unseen, sum(map(rows, samples)), _digest(samples))
 
 
 def calls_of(graph: Graph, batch: tuple[Any, ...], index: int) -> list[Sample]:
@@ -106,8 +106,7 @@ def rows(sample: Sample) -> int:
     return only if not firsts and only is not None else 1
 
 
-def digest(samples: Sequence[Sample]) -> str:
-    """Return 16 hexadecimal digits of the content of samples, in order."""
+def _digest(samples: Sequence[Sample]) -> str:
     total = hashlib.sha256()
     for sample in samples:
         for tensor in sample:

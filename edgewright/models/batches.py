@@ -17,11 +17,11 @@ from compiler.errors import UsageError
 from edgewright.models.python_source import find_attribute, guarded, user_line
 
 
-def load_batches(spec: str, option: str = "--calibration") -> tuple[tuple[Any, ...], ...]:
-    """Load all batches that an option names; raises UsageError where there are none or one is no batch."""
+def load_batches(spec: str) -> tuple[tuple[Any, ...], ...]:
+    """Load all batches; raises UsageError where there are none or one is no batch."""
     where, _, attribute = spec.rpartition(":")
     if not where or not attribute:
-        raise UsageError(f"{option} {spec!r} names no attribute: write data.py:batches")
+        raise UsageError(f"--calibration {spec!r} names no attribute: write data.py:batches")
     found = find_attribute(spec, where, attribute)
     if callable(found):
         found = guarded(spec, found)

@@ -11,7 +11,6 @@ from compiler.frontends.torch_export import import_model
 from compiler.search.calibration_selection import ways
 from compiler.search.selection.margin import margins
 from edgewright.calibration_pool import halves_advice, selected
-from edgewright.label_data import check_apart, read_label_gate
 from edgewright.models.batches import load_batches
 from edgewright.search_samples import halve, read_calibration
 
@@ -200,38 +199,3 @@ def test_few_samples_are_advised_against() -> None:
     few, enough = halve(graph(), pool(99)), halve(graph(), pool(100))
     assert few.advice is not None and "at least 100, better 500" in few.advice
     assert enough.advice is None
-
-
-# labels
-
-
-def test_labelled_batches_become_a_gate() -> None:
-    gate = read_label_gate(
-        graph(), [(pool(1, 3)[0], [0, 1, 2]), (pool(1, 2)[0][0], torch.tensor([2, 0]))], 0.1
-    )
-    assert gate.labels.tolist() == [0, 1, 2, 2, 0] and len(gate.inputs) == 5
-    fixed = read_label_gate(graph(4), [(pool(1, 8)[0], np.arange(8) % 3)], 0.1)
-    assert (len(fixed.inputs), fixed.batch) == (2, 4)
-
-
-@pytest.mark.parametrize(
-    ("items", "message"),
-    [
-        ([(pool(1, 3)[0], [0, 1])], "holds 3 samples and 2 labels"),
-        ([pool(1)[0]], "item 0 of the labelled data is no pair"),
-        ([(pool(1)[0], [0.5])], "labels of item 0 .* are float64"),
-        ([], "no sample"),
-    ],
-)
-def test_labels_that_do_not_fit_are_told(items, message) -> None:
-    with pytest.raises(UsageError, match=message):
-        read_label_gate(graph(), items, 0.1)
-
-
-def test_labelled_samples_among_the_calibration_samples_are_refused() -> None:
-    halves = halve(graph(), pool(10))
-    apart = read_label_gate(graph(), [(b, [0]) for b in pool(10, seed=5)], 0.1)
-    check_apart(apart, [*halves.seen, *halves.unseen])
-    shared = read_label_gate(graph(), [(b, [0]) for b in [*pool(10)[:2], *pool(10, seed=5)[:3]]], 0.1)
-    with pytest.raises(UsageError, match="2 of 5 labelled samples"):
-        check_apart(shared, [*halves.seen, *halves.unseen])

@@ -93,10 +93,9 @@ def cost_kind(graph: Graph, asked: str | None = None) -> CostKind:
     if not values:
         raise UsageError("the model has no floating output, so no cost of a change can be read from it")
     if asked is None:
-        known = all(_distribution(graph, v) for v in values)
-        return (
-            CostKind.KL if known or (len(values) == 1 and _like_logits(graph, values[0])) else CostKind.NMSE
-        )
+        classes = all(_distribution(graph, v) for v in values)
+        classes = classes or (len(values) == 1 and _like_logits(graph, values[0]))
+        return CostKind.KL if classes else CostKind.NMSE
     if asked not in ASKED:
         raise UsageError(f"there is no cost {asked!r}; accepted: {', '.join(ASKED)}")
     kind = ASKED[asked]
@@ -172,9 +171,8 @@ def call_terms(
 def total_costs(terms: Iterable[Terms]) -> NDArray[np.float64]:
     """Return one cost for each sample of all calls."""
     known = list(terms)
-    change, signal = (
-        np.concatenate(part, 1) for part in zip(*((t.change, t.signal) for t in known), strict=True)
-    )
+    change = np.concatenate([t.change for t in known], 1)
+    signal = np.concatenate([t.signal for t in known], 1)
     scale = signal.mean(1, keepdims=True)
     costs: NDArray[np.float64] = (change / np.where(scale == 0, 1.0, scale)).sum(0)
     return costs

@@ -5,6 +5,7 @@ import json
 import pytest
 from numpy.random import default_rng
 
+from benchmarks.cells.crossed import Crossing, Standing, cross_table, read_crossing, standing
 from benchmarks.cells.judge import (
     OURS,
     Cell,
@@ -16,14 +17,16 @@ from benchmarks.cells.judge import (
     summary,
     verdict,
 )
+from benchmarks.cells.run import Place
+from benchmarks.cells.table import COLUMNS, table
 
 
-def entry(kl=0.1, ratio=0.55, searched=None, spread=0.02, width=0.01, samples=400, seed=0):
+def entry(kl=0.1, ratio=0.55, searched=None, spread=0.02, width=0.01, samples=400, seed=0, plan=""):
     """A variant whose divergences scatter around their mean by a spread, the same scatter for the same seed."""
     scatter = default_rng(seed).normal(size=samples)
     divergences = kl + spread * (scatter - scatter.mean())
     high = ratio + width if searched is None else searched
-    return Entry(ratio, ratio - width, ratio + width, high, 0.9, tuple(divergences), 14, "")
+    return Entry(ratio, ratio - width, ratio + width, high, 0.9, tuple(divergences), 14, plan)
 
 
 def cell(budget=0.6, refusals=(), **entries):
@@ -93,3 +96,51 @@ def test_infeasible_cells_are_not_counted():
     won, lost = cell(ours=entry(0.1)), cell(ours=entry(0.2), tpe=entry(0.1))
     nobody = cell(refusals=[OURS])
     assert summary([won, won, lost, nobody]) == "Ours wins 2 of 3 cells; 1 lost; 1 infeasible."
+
+
+def test_the_table_shows_ours_uniform_int8_and_the_best_of_the_others():
+    entries = {
+        OURS: entry(0.1),
+        "uniform int8": entry(0.4, ratio=0.7),
+        "TPE": entry(0.2),
+        "random": entry(0.3),
+    }
+    text = table([cell(**entries), cell(refusals=[OURS, "TPE"])])
+    lines = text.splitlines()
+    assert all(line.count("|") == len(COLUMNS) + 1 for line in lines if line.startswith("|"))
+    assert "| net | 0.6x | 0.950 | ours | 0.550x (0.540 to 0.560) | yes | 0.900 | 0.1 | 14 | won |" in lines
+    assert "uniform int8 | 0.700x (0.690 to 0.710) | no" in text
+    assert "best of the others: TPE" in text and "0.3" not in text
+    assert (
+        "best of the others: none within | - | no" in text
+        and lines[-1] == "Ours wins 1 of 1 cells; 1 infeasible."
+    )
+
+
+def crossing(own, other):
+    return Crossing("net", 0.6, "here", "there", own, other)
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "expected"),
+    [
+        (entry(0.2, plan="a"), entry(0.1, ratio=0.7, plan="b"), Standing.BETTER),  # over the budget here
+        (entry(0.1, plan="a"), entry(0.2, plan="b"), Standing.BETTER),
+        (entry(0.2, plan="a"), entry(0.1, plan="b"), Standing.WORSE),
+        (entry(0.1, plan="a"), entry(0.1005, seed=1, plan="b"), Standing.ALIKE),
+        (entry(0.1, plan="a"), entry(0.2, plan="a"), Standing.SAME),
+    ],
+)
+def test_a_plan_stands_beside_one_from_elsewhere_by_budget_then_divergence(own, other, expected):
+    assert standing(crossing(own, other)) is expected
+
+
+def test_a_crossing_is_read_back_and_counted():
+    made = crossing(entry(0.1, plan="a"), entry(0.2, plan="b"))
+    assert read_crossing(json.loads(json.dumps(made.document()))) == made
+    assert "is better in 1 of 1 crossings" in cross_table([made])
+
+
+def test_a_place_has_a_folder_of_its_own_for_each_profile_and_runtime():
+    places = {Place("local", p, t).folder for p in ("host", "pixel-8") for t in ("litert", "onnxruntime")}
+    assert len(places) == 4 and not any(":" in place for place in places)

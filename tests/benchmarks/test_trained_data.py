@@ -94,11 +94,14 @@ def test_a_window_is_followed_by_what_stands_next():
     )
 
 
-def test_prose_holds_docstrings_and_documents_without_tables():
-    made = text.collect()
-    assert "The front door: compile, profile" in made
-    assert not any(line.startswith("|") for line in made.splitlines())
-    assert made.isascii()
+def test_prose_is_the_documents_without_tables_and_code_then_the_docstrings(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "compiler").mkdir()
+    (tmp_path / "README.md").write_text("First.\n\n| a | b |\n|---|---|\n\n```\nmake\n```\nLast – of it.\n")
+    (tmp_path / "CONTRIBUTING.md").write_text("")
+    source = '"""Of a module."""\n\n\nclass A:\n    """Of a class."""\n\n    def f(self):\n        return 1\n'
+    (tmp_path / "compiler" / "a.py").write_text(source)
+    assert text.collect(tmp_path) == "First.\n\nLast  of it.\n\nOf a module.\nOf a class."
 
 
 def _strengths(pictures):

@@ -1,7 +1,8 @@
 """Calibration batches as samples: checked against the model, shuffled by a seed, cut in two halves.
 
-Half A sets the int8 ranges and the costs that the search works with; half B is not looked at until
-the winner is known, and gives the cost that is reported.
+Half A sets the int8 ranges and the costs that the search works with. Half B is cut in two: its first part
+confirms what repairs and healing made of a plan, its last is not looked at until the winner is known, and
+gives the cost that is reported.
 """
 
 from __future__ import annotations
@@ -38,6 +39,16 @@ class Halves:
     unseen: tuple[Sample, ...]
     rows: int
     digest: str
+
+    @property
+    def second(self) -> tuple[Sample, ...]:
+        """The first part of half B: what repairs and healing are confirmed by; none of a single sample."""
+        return self.unseen[: len(self.unseen) // 2]
+
+    @property
+    def last(self) -> tuple[Sample, ...]:
+        """The rest of half B, by which the winner is judged and nothing else."""
+        return self.unseen[len(self.unseen) // 2 :]
 
     @property
     def advice(self) -> str | None:

@@ -1,0 +1,57 @@
+"""All structural methods as one: what they offer for a graph, and a plan's structure applied in order.
+
+Structure comes before precision. Each method rewrites what the ones before it made, in the order of
+`ORDER`; what is left is cleaned by the exact passes, but not merged again: merging would multiply the
+factors back that a method has just made. An operation that no method touches keeps its name.
+"""
+
+from __future__ import annotations
+
+from compiler.compress.decision import KEEP, Method, Offer, Setting
+from compiler.errors import UsageError
+from compiler.ir.graph import Graph
+from compiler.ir.verify import verify
+from compiler.passes import PIPELINE
+from compiler.plan import Plan
+
+ORDER: tuple[Method, ...] = ()
+
+
+def structure_offers(graph: Graph, setting: Setting) -> tuple[tuple[str, Offer], ...]:
+    """Return what each method offers for a merged float graph, with the method's name."""
+    return tuple((m.METHOD, offer) for m in ORDER for offer in m.offers(graph, setting))
+
+
+def structural(plan: Plan) -> Plan:
+    """Return the decisions of a plan that change the structure, in the plan's order."""
+    names = {m.METHOD for m in ORDER}
+    return Plan(tuple(d for d in plan.decisions if d.method in names and d.option != KEEP))
+
+
+def apply_structure(graph: Graph, plan: Plan, setting: Setting) -> Graph:
+    """Return a merged float graph with a plan's structural decisions applied; itself where there are none.
+
+    Raises UsageError for a site or an option that a method does not offer on the graph as it finds it.
+    """
+    chosen = structural(plan)
+    if not chosen.decisions:
+        return graph
+    for method in ORDER:
+        choices = {d.site: d.option for d in chosen.decisions if d.method == method.METHOD}
+        if choices:
+            graph = method.apply(graph, choices, setting)
+            verify(graph)
+    for _, run in PIPELINE:
+        graph = run(graph)
+    verify(graph)
+    return graph
+
+
+def check_methods(plan: Plan, others: tuple[str, ...]) -> None:
+    """Raise UsageError for a decision of a method there is not; `others` are those that are not structural."""
+    known = [*(m.METHOD for m in ORDER), *others]
+    for d in plan.decisions:
+        if d.method not in known:
+            raise UsageError(
+                f"the plan decides {d.method} {d.option} at {d.site!r}; methods are: {', '.join(known)}"
+            )

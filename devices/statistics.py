@@ -47,7 +47,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Ratio:
-    """The ratio of two medians, or of another quantile, paired by round; `low` and `high` bound it (bootstrap, 95%)."""
+    """The ratio of two medians, or other quantiles, by round; `low` and `high` bound it (bootstrap, 95%)."""
 
     value: float
     low: float
@@ -96,8 +96,8 @@ def ratio(
     """Return how many times `a` takes as long as `b`, paired by round index.
 
     Each pair of rounds gives the ratio of its two medians, or of another `quantile` of its samples; the
-    value is the median of those, the interval resamples pairs. Rounds marked throttled or noisy take their partner out with them.
-    Raises ValueError where no clean pair is left.
+    value is the median of those, the interval resamples pairs. Rounds marked throttled or noisy take
+    their partner out with them. Raises ValueError where no clean pair is left.
     """
     a, b = _quantiles(a_rounds, quantile), _quantiles(b_rounds, quantile)
     pairs = sorted(a.keys() & b.keys())

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from compiler.compress.healing import heal, healed
+from compiler.compress.quantize import NAMESPACE
 from compiler.cost.roofline import Roofline
 from compiler.device import Device, DeviceProfile
 from compiler.errors import UnstableMeasurementError, UnsupportedModelError, UsageError
@@ -74,6 +75,7 @@ class Lab:
     percentile: str = "p50"
     labels: LabelGate | None = None
     sized: bool = False
+    _healed: dict[Variant, Graph] = field(default_factory=dict)
 
     def experiments(self) -> Experiments:
         """Return what a search may ask here."""
@@ -93,16 +95,21 @@ class Lab:
 
     def graph(self, choice: Choice, heals: Heals = ()) -> Graph:
         """Return the graph of a choice, healed."""
-        graph = self.structures.of(self.space.plan(choice))
-        return heal(graph, self.structures.graph, heals, self.halves.seen[: self.most_samples], self.seed)
+        if not heals:
+            return self.structures.of(self.space.plan(choice))
+        if (choice, heals) not in self._healed:
+            before, samples = self.graph(choice, heals[:-1]), self.halves.seen[: self.most_samples]
+            after = heal(before, self.structures.graph, heals[-1:], samples, self.seed)
+            self._healed[choice, heals] = after
+        return self._healed[choice, heals]
 
     def artifact(self, choice: Choice, heals: Heals = ()) -> Artifact:
         """Return the lowered variant of a choice."""
         return self.store.start(self.plan(choice, heals), lambda: self.graph(choice, heals)).result()
 
-    def size(self, choice: Choice) -> int:
+    def size(self, choice: Choice, heals: Heals = ()) -> int:
         """Return the bytes of a choice's program."""
-        found: Any = self.artifact(choice).manifest["bytes"]
+        found: Any = self.artifact(choice, heals).manifest["bytes"]
         return int(found)
 
     def refuses(self, choice: Choice) -> str | None:
@@ -120,17 +127,17 @@ class Lab:
 
         return Outlook(**self.journal.once(make, "outlook", self._name(choice)))
 
-    def gate(self, choice: Choice) -> str | None:
+    def gate(self, choice: Choice, heals: Heals = ()) -> str | None:
         """Return why labels are against a choice, None where they are not or there are none."""
         labels = self.labels
         if labels is None:
             return None
 
         def make() -> dict[str, object]:
-            found = self.costs.judge(self.graph(choice), labels)
+            found = self.costs.judge(self.graph(choice, heals), labels)
             return {"passed": found.passed, "text": found.text}
 
-        said = self.journal.once(make, "labels", str(labels.most_drop), self._name(choice))
+        said = self.journal.once(make, "labels", str(labels.most_drop), self._name(choice, heals))
         return None if said["passed"] else str(said["text"])
 
     def prepare(self, choices: Sequence[Choice], costs: bool) -> None:
@@ -178,11 +185,15 @@ class Lab:
         return {c: Reading(**found[self._name(c, heals)]) for c in choices}
 
     def _refusal(self, choice: Choice) -> str:
+        """Return why a graph cannot be made or run, empty where it can."""
         try:
-            self.graph(choice)
+            graph = self.graph(choice)
         except (UsageError, UnsupportedModelError) as error:
-            return str(error)
-        return ""
+            return f"{self.label(choice)}: {error}"
+        new = [n for n in graph.ops() if n.name not in self.structures.graph]
+        reasons = (self.target.refuses(n) for n in new if not n.op.startswith(NAMESPACE))
+        reason = next(filter(None, reasons), "")
+        return f"{self.label(choice)}: {reason}" if reason else ""
 
     def _cost(self, key: str, variant: Variant, samples: Sequence[Sample], label: str) -> CostEstimate:
         if self.journal.get(key, self._name(*variant)) is None:

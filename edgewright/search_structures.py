@@ -58,7 +58,7 @@ class Structures:
             self._graphs[structure] = self._made(structure) if structure.decisions else self.graph
         return self._graphs[structure]
 
-    def calibrated(self, structure: Plan = Plan()) -> Calibrated:  # noqa: B008  # a plan is a value
+    def calibrated(self, structure: Plan = Plan()) -> Calibrated:  # a plan is a value
         """Return the graph of a structural plan with all that can be int8."""
         if structure not in self._calibrated:
             self._calibrated[structure] = self._read(structure)
@@ -68,7 +68,9 @@ class Structures:
         path = self.folder / structure.digest() / "float.json"
         if self.journal.get("structure", structure.digest()) is not None and path.is_file():
             return load_graph(path)
-        self.progress(f"structure: {', '.join(f'{d.site} {d.method} {d.option}' for d in structure.decisions)}")
+        self.progress(
+            f"structure: {', '.join(f'{d.site} {d.method} {d.option}' for d in structure.decisions)}"
+        )
         made = apply_structure(self.graph, structure, self.setting)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_graph(made, path)

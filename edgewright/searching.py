@@ -1,73 +1,59 @@
 """Search for the variant of a model that changes its outputs least within a latency budget.
 
-    load -> merge -> calibrate int8 once -> lower and measure the first variants -> costs
-         -> solve -> measure the proposal -> tighten and solve again -> verified artifact
+    load -> merge -> offers of structural methods, and int8 ranges -> lower and measure the first variants
+         -> costs -> solve -> measure the proposal -> tighten and solve again -> repair -> heal
+         -> verified artifact
 
-The first variants are the merged float model, all int8, and each segment alone in int8. The loop is
-`compiler.search.loop`; everything it asks for is done in `edgewright.search_lab`. While it runs, the
-work lies in OUT/work with a journal of finished results: the same command run again goes on where
-it stopped, and a changed model, calibration, profile, device or runtime starts afresh.
+The loop is `compiler.search.loop`; everything it asks for is done in `edgewright.search_lab`. While it runs,
+the work lies in OUT/work with a journal of finished results: the same command run again goes on where
+it stopped, and a changed model, calibration, profile, device or runtime starts afresh. Several budgets
+are searched from the same measurements (`edgewright.search_sweep`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import shutil
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from compiler.compress.apply import Calibrated, calibrate
+from compiler.compress.decision import Setting as StructureSetting
 from compiler.compress.segments import segments
-from compiler.device import Device, DeviceProfile
+from compiler.compress.structure import structure_offers
+from compiler.device import DeviceProfile
 from compiler.errors import UsageError
-from compiler.ir.digest import content_digest
 from compiler.ir.graph import Graph
-from compiler.ir.storage import load_graph, save_graph
 from compiler.plan import Plan
-from compiler.records import Artifact, Metric
-from compiler.search.budget import Budget, parse_budget
+from compiler.records import Artifact
+from compiler.search.budget import parse_budget
+from compiler.search.experiments import MeasurementBudget
 from compiler.search.journal import Journal
-from compiler.search.loop import Outcome, first_run, search_loop
-from compiler.search.space import Choice
-from compiler.target import Target
+from compiler.search.loop import first_run, search_loop
+from compiler.search.output_cost import cost_kind
+from compiler.search.trial import Outcome, Trial
 from devices import open_device
 from devices.database import MeasurementDatabase
 from edgewright.compilation import assemble
 from edgewright.measuring import exclusive
 from edgewright.models import load_model
 from edgewright.recipe import Recipe, prior_of, resolve
-from edgewright.search_lab import Lab, counted, make_space
+from edgewright.search_costs import CostReader
+from edgewright.search_healing import heal_winner
+from edgewright.search_lab import Lab
+from edgewright.search_labels import check_disjoint, read_labels
 from edgewright.search_lowering import VariantStore, default_workers
-from edgewright.search_output import TRIED_SCHEMA, Row, SearchResult, write_documents
+from edgewright.search_output import FRONT_SCHEMA, TRIED_SCHEMA, Row, SearchResult, write_documents
 from edgewright.search_samples import Halves, halve, read_calibration
+from edgewright.search_setting import INTEGER, MOST_SAMPLES, RANGE_SAMPLES, Setting, check_metric, identity
+from edgewright.search_space import make_space
+from edgewright.search_structures import Structures
 from edgewright.stages import Method, Prepared, Progress, Stage, prepare, silent
-
-MOST_SAMPLES = 128  # of each half, evaluated for a cost
-RANGE_SAMPLES = 64  # of half A, read for int8 ranges
-MOST_TRIALS = 8
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where and how a search runs; `workers` is the number of lowering processes, 0 for none."""
-
-    target: Target
-    profile: DeviceProfile
-    device: Device
-    budget: Budget
-    out: Path
-    database: str | Path | MeasurementDatabase
-    resume: bool = True
-    seed: int = 0
-    workers: int = 0
-    progress: Progress = silent
-    wait_s: float | None = None
 
 
 def search(
@@ -87,6 +73,15 @@ def search(
     workers: int | None = None,
     wait_s: float | None = None,
     progress: Progress = silent,
+    limits: MeasurementBudget | None = None,
+    percentile: str = "p50",
+    max_bytes: int | None = None,
+    labels: Any = None,
+    max_accuracy_drop: float = 0.01,
+    strategy: str = INTEGER,
+    storage: str | None = None,
+    cost: str | None = None,
+    donor: str | torch.nn.Module | None = None,
 ) -> SearchResult:
     """Return the variant of a model that moves its outputs least and meets a latency budget on a device.
 
@@ -109,6 +104,16 @@ def search(
         workers: processes that lower variants side by side; one for each processor by default.
         wait_s: how long to wait for a device that is in use, in seconds; as long as it takes by default.
         progress: called with what happens.
+        limits: how much may be measured; as much as it takes by default.
+        percentile: `p50` or `p90`: whose upper confidence bound has to be within the budget.
+        max_bytes: the most the program's files may take.
+        labels: labelled batches on none of the calibration samples, `data.py:labelled` or an iterable of
+            (inputs, labels): a gate on the winner, not a guide to it.
+        max_accuracy_drop: the most accuracy a labelled winner may lose, as a share.
+        strategy: `integer`, or another of `compiler.search.strategies`.
+        storage: a database of Optuna's that shows the trials while they come.
+        cost: `kl`, `js` or `mse`; by default what the outputs suggest.
+        donor: a second model of the same family, whose parts may be stitched in.
 
     Raises:
         UsageError: something given cannot be read, or `out` cannot be written.
@@ -120,7 +125,7 @@ def search(
     """
     budget = parse_budget(latency_budget)
     chosen, found = resolve(profile, target)
-    _check_metric(budget, found)
+    check_metric(budget, found)
     folder = Path(out)
     check_out(folder)
     batches = read_calibration(calibration)
@@ -136,50 +141,76 @@ def search(
         default_workers() if workers is None else workers,
         progress,
         wait_s,
+        limits or MeasurementBudget(),
+        percentile,
+        max_bytes,
+        strategy=strategy,
+        storage=storage,
+        cost=cost,
     )
     progress("load")
     loaded = load_model(model, inputs, randomize=randomize)
     prepared = prepare(loaded, progress, prior=prior_of(chosen))
-    return run_search(prepared, halve(prepared.graph, batches, seed), setting)
+    gate = None if labels is None else read_labels(prepared.graph, labels, max_accuracy_drop)
+    other = None if donor is None else prepare(load_model(donor, inputs), progress).graph
+    halves = halve(prepared.graph, batches, seed)
+    if gate is not None:
+        check_disjoint(gate, halves)
+    return run_search(prepared, halves, replace(setting, labels=gate, donor=other))
 
 
 def run_search(prepared: Prepared, halves: Halves, setting: Setting) -> SearchResult:
     """Search on a prepared model with samples in two halves."""
-    work = setting.out / "work"
-    identity = _identity(prepared.graph, halves, setting)
+    with opened(prepared, halves, setting) as lab:
+        result = search_point(prepared, lab, setting, ())
+    shutil.rmtree(setting.out / "work")
+    return result
+
+
+@contextmanager
+def opened(prepared: Prepared, halves: Halves, setting: Setting) -> Iterator[Lab]:
+    """Yield the lab of a search, its device taken and its work kept in OUT/work."""
+    work, known = setting.out / "work", identity(prepared.graph, halves, setting)
     work.mkdir(parents=True, exist_ok=True)
-    journal = Journal(work / "journal.jsonl", identity, setting.resume)
-    if not len(journal):
-        shutil.rmtree(
-            work / "variants", ignore_errors=True
-        )  # of another model, or of a search not to be resumed
+    journal = Journal(work / "journal.jsonl", known, setting.resume)
+    if not len(journal):  # of another model, or of a search not to be resumed
+        for made in ("variants", "structures"):
+            shutil.rmtree(work / made, ignore_errors=True)
     with ExitStack() as stack:
-        calibrated = _calibrate(prepared.graph, halves, journal, work, setting)
-        sites = segments(prepared.graph)
+        structures = _structures(prepared.graph, halves, journal, setting)
+        prior = prior_of(setting.target)
+        offers = structure_offers(prepared.graph, structures.setting)
         store = VariantStore(work / "variants", setting.target, setting.profile, setting.workers)
         ours = exclusive(setting.device, setting.database, setting.wait_s, setting.progress)
-        database = stack.enter_context(ours)
-        lab = Lab(
-            space=make_space(sites, calibrated),
-            segments=sites,
-            calibrated=calibrated,
+        kind = cost_kind(prepared.graph, setting.cost)
+        yield Lab(
+            space=make_space(structures.segments, structures.calibrated(), offers, prior),
+            structures=structures,
+            costs=CostReader(prepared.graph, kind, setting.progress),
+            prior=prior,
             halves=halves,
             target=setting.target,
             profile=setting.profile,
             device=setting.device,
-            database=database,
+            database=stack.enter_context(ours),
             journal=journal,
             store=stack.enter_context(store),
             seed=setting.seed,
             progress=setting.progress,
             most_samples=MOST_SAMPLES,
-            identity=json.dumps(identity, sort_keys=True),
+            identity=json.dumps(known, sort_keys=True),
             paired=setting.budget.ratio is not None,
+            percentile=setting.percentile,
+            labels=setting.labels,
+            sized=setting.max_bytes is not None,
         )
-        outcome = _loop(lab, setting)
-        result = _finish(prepared, lab, outcome, setting, identity)
-    shutil.rmtree(work)
-    return result
+
+
+def search_point(prepared: Prepared, lab: Lab, setting: Setting, known: Sequence[Trial]) -> SearchResult:
+    """Search for one budget and write what comes of it; `known` was measured for others."""
+    outcome = _loop(lab, setting, known)
+    outcome = heal_winner(lab, outcome, setting.budget, _most_bytes(setting))
+    return _finish(prepared, lab, outcome, setting)
 
 
 def check_out(out: Path) -> None:
@@ -195,56 +226,58 @@ def check_out(out: Path) -> None:
 
 
 def _is_result(out: Path) -> bool:
+    schemas = {"tried.json": TRIED_SCHEMA, "front.json": FRONT_SCHEMA}
+    return any(_schema(out / name) == schema for name, schema in schemas.items())
+
+
+def _schema(path: Path) -> object:
     try:
-        document = json.loads((out / "tried.json").read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(document, dict) and document.get("schema") == TRIED_SCHEMA
+        return None
+    return document.get("schema") if isinstance(document, dict) else None
 
 
-def _check_metric(budget: Budget, profile: DeviceProfile) -> None:
-    counts = profile.protocol.metric is Metric.INSTRUCTIONS
-    if counts and budget.nanoseconds is not None:
-        raise UsageError(
-            f"the profile {profile.name!r} counts instructions, not time: give the budget as 3.2Minsn, or as "
-            f"a ratio, 0.7x"
-        )
-    if budget.instructions is not None and not counts:
-        raise UsageError(
-            f"the profile {profile.name!r} measures time, not instructions: give the budget as 12ms, or as "
-            f"a ratio, 0.7x"
-        )
+def _structures(graph: Graph, halves: Halves, journal: Journal, setting: Setting) -> Structures:
+    seen = halves.seen
+    return Structures(
+        graph=graph,
+        segments=segments(graph),
+        quantizers=setting.target.quantizer,
+        samples=seen[:RANGE_SAMPLES],
+        setting=StructureSetting(seen[:MOST_SAMPLES], donor=setting.donor),
+        journal=journal,
+        folder=setting.out / "work" / "structures",
+        progress=setting.progress,
+    )
 
 
-def _loop(lab: Lab, setting: Setting) -> Outcome:
-    lab.prepare(first_run(lab.space, setting.budget), costs=True)
-    return search_loop(lab.space, setting.budget, lab.measure, lab.cost, MOST_TRIALS, setting.progress)
+def _most_bytes(setting: Setting) -> float:
+    return math.inf if setting.max_bytes is None else float(setting.max_bytes)
 
 
-def _calibrate(graph: Graph, halves: Halves, journal: Journal, work: Path, setting: Setting) -> Calibrated:
-    """Quantise all that can be int8 on half A, or read back what an interrupted search had made."""
-    path = work / "int8.json"
-    done = journal.get("calibrated")
-    if done is not None and path.is_file():
-        return Calibrated(graph, load_graph(path), frozenset(done["inputs"]), frozenset(done["outputs"]))
-    samples = halves.seen[:RANGE_SAMPLES]
-    setting.progress(f"calibrate: {len(samples)} samples")
-    tell = counted(setting.progress, "calibrate")
-    made = calibrate(graph, setting.target.quantizer, samples, tell)
-    save_graph(made.full, path)
-    journal.put({"inputs": sorted(made.inputs), "outputs": sorted(made.outputs)}, "calibrated")
-    return made
+def _loop(lab: Lab, setting: Setting, known: Sequence[Trial]) -> Outcome:
+    space, budget = lab.space, setting.budget
+    alone = [c for c in first_run(space, budget) if not space.structural(c)]
+    lab.prepare(alone[: len(alone) if setting.limits.measurements is None else 1], costs=not known)
+    return search_loop(
+        space,
+        budget,
+        lab.experiments(),
+        setting.limits,
+        most_bytes=_most_bytes(setting),
+        known=known,
+        note=setting.progress,
+    )
 
 
-def _finish(
-    prepared: Prepared, lab: Lab, outcome: Outcome, setting: Setting, identity: Mapping[str, str]
-) -> SearchResult:
+def _finish(prepared: Prepared, lab: Lab, outcome: Outcome, setting: Setting) -> SearchResult:
     """Judge the winner on the unseen half, verify and write it, and write the tables."""
-    winner = outcome.winner.choice
-    plan = lab.space.plan(winner)
-    unseen = lab.unseen_cost(winner) if winner != lab.space.base else None
+    winner = outcome.winner
+    plan = lab.plan(winner.choice, winner.heals)
+    unseen = lab.unseen_cost(winner.choice, winner.heals) if any(winner.choice) else None
     artifact = _assemble(prepared, lab, winner, plan, setting)
-    rows = [Row(lab.label(t.choice), t, _bytes(lab.artifact(t.choice))) for t in outcome.trials]
+    rows = [Row(lab.label(t.choice, t.heals), t, lab.size(t.choice, t.heals)) for t in outcome.trials]
     result = SearchResult(
         folder=setting.out,
         artifact=artifact,
@@ -254,18 +287,18 @@ def _finish(
         space=lab.space,
         outcome=outcome,
         rows=tuple(rows),
-        kind=lab.kind,
+        kind=lab.costs.kind,
         unseen=unseen,
-        digests=identity,
+        digests=json.loads(lab.identity),
         advice=tuple(filter(None, [lab.halves.advice])),
     )
     write_documents(result)
     return result
 
 
-def _assemble(prepared: Prepared, lab: Lab, winner: Choice, plan: Plan, setting: Setting) -> Artifact:
+def _assemble(prepared: Prepared, lab: Lab, winner: Trial, plan: Plan, setting: Setting) -> Artifact:
     """Make the winner a verified artifact folder, from the very files that were measured."""
-    variant = lab.artifact(winner)
+    variant = lab.artifact(winner.choice, winner.heals)
 
     def copied(methods: Mapping[str, Graph], profile: DeviceProfile, folder: Path) -> Any:
         lowered = lab.store.lowered(variant)
@@ -273,28 +306,8 @@ def _assemble(prepared: Prepared, lab: Lab, winner: Choice, plan: Plan, setting:
             shutil.copyfile(variant.folder / name, folder / name)
         return lowered
 
-    graph = lab.graph(winner)
+    graph = lab.graph(winner.choice, winner.heals)
     stage = None if graph is prepared.graph else Stage("compress", graph, 0.0)
     recipe = Recipe(setting.target, setting.profile, plan)
     methods = [Method(prepared, stage)]
     return assemble(methods, recipe, setting.out / "artifact", setting.progress, copied)
-
-
-def _bytes(artifact: Artifact) -> int:
-    size: Any = artifact.manifest["bytes"]
-    return int(size)
-
-
-def _identity(graph: Graph, halves: Halves, setting: Setting) -> dict[str, str]:
-    """Return the digests of all that a search's results depend on, the budget aside."""
-    fingerprint = json.dumps(dict(setting.device.fingerprint()), sort_keys=True)
-    return {
-        "model": content_digest(graph),
-        "calibration": halves.digest,
-        "profile": setting.profile.digest(),
-        "protocol": setting.profile.protocol_digest(),
-        "device": f"{setting.device.name} {hashlib.sha256(fingerprint.encode()).hexdigest()[:16]}",
-        "target": json.dumps({"target": setting.target.name, **setting.target.versions()}, sort_keys=True),
-        "seed": str(setting.seed),
-        "limits": f"{RANGE_SAMPLES} {MOST_SAMPLES}",
-    }

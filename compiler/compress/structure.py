@@ -48,7 +48,7 @@ def apply_structure(graph: Graph, plan: Plan, setting: Setting) -> Graph:
 
 
 def check_methods(plan: Plan, others: tuple[str, ...]) -> None:
-    """Raise UsageError for a decision of a method there is not; `others` are those that are not structural."""
+    """Raise UsageError for a decision of a method there is not; `others` are not structural."""
     known = [*(m.METHOD for m in ORDER), *others]
     for d in plan.decisions:
         if d.method not in known:

@@ -86,9 +86,7 @@ def search_loop(
         raise InfeasibleBudgetError(_infeasible(state))
     if propose is None and any(winner.choice):
         winner = repair(state, winner)
-    return Outcome(
-        winner, tuple(state.trials), state.model(), tuple(state.refused), len(state.unmeasured())
-    )
+    return Outcome(winner, tuple(state.trials), state.model(), tuple(state.refused), len(state.unmeasured()))
 
 
 def propose(space: Space, budget: Budget, trials: Sequence[Trial]) -> Choice | None:
@@ -159,7 +157,9 @@ def _infeasible(state: State) -> str:
     reading = least.reading
     taken = [space.sites[g] for g, _ in space.taken(least.choice)]
     options = [site.options[o] for site, (_, o) in zip(taken, space.taken(least.choice), strict=True)]
-    plan = ", ".join(f"{s.name} {o}" for s, o in zip(taken, options, strict=True)) or "everything kept as it is"
+    plan = (
+        ", ".join(f"{s.name} {o}" for s, o in zip(taken, options, strict=True)) or "everything kept as it is"
+    )
     base = f"the merged float model takes {reading.shown(reading.base_ns)}"
     return (
         f"no variant meets the latency budget {budget}. The least latency measured is "

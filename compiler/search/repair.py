@@ -29,7 +29,9 @@ def repair(state: State, winner: Trial) -> Trial:
         return winner
     for _ in range(TRIES):
         problem = state.problem(state.margins()[-1])
-        better = improved(problem, winner.choice, state.lab.cost, second, state.limits.repairs, state.possible)
+        better = improved(
+            problem, winner.choice, state.lab.cost, second, state.limits.repairs, state.possible
+        )
         if better == winner.choice or state.left() == 0:
             return winner
         made = next((t for t in state.trials if t.choice == better), None) or state.trial(better)
@@ -75,7 +77,10 @@ def _nearest(problem: Problem, choice: Choice) -> list[Choice]:
 def _swapped(problem: Problem, choice: Choice) -> Iterator[Choice]:
     groups = range(len(choice))
     swaps = [
-        (g, o) for g in groups for o in range(len(problem.costs[g])) if o != choice[g] and problem.offered((g, o))
+        (g, o)
+        for g in groups
+        for o in range(len(problem.costs[g]))
+        if o != choice[g] and problem.offered((g, o))
     ]
     for taken in itertools.chain(((s,) for s in swaps), itertools.combinations(swaps, 2)):
         changed = dict(taken)

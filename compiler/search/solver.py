@@ -8,9 +8,10 @@
           x[a] <= x[b] for `requires`,   x[a] + x[b] <= 1 for `excludes`
           sum_{(g,o) in c} x[g,o] <= |c| - 1                           for every cut c, excluded choices too
 
-An option of infinite time or cost is not offered. x is binary. y may stay continuous: b is never negative, so that an optimum needs no more of y than
-x forces. Ties in cost go to the faster choice: a second programme minimises latency with the cost
-held at the optimum. Solved exactly by HiGHS through `scipy.optimize.milp`.
+An option of infinite time or cost is not offered. x is binary. y may stay continuous: b is never
+negative, so that an optimum needs no more of y than x forces. Ties in cost go to the faster choice: a
+second programme minimises latency with the cost held at the optimum. Solved exactly by HiGHS through
+`scipy.optimize.milp`.
 """
 
 from __future__ import annotations
@@ -194,7 +195,11 @@ def _run(table: _Columns, objective: NDArray[np.float64], rows: Sequence[Row]) -
         constraints.append(_inequalities(rows, table.count))
     options = {"mip_rel_gap": 0.0}
     result = milp(
-        objective / scale, integrality=binary, bounds=Bounds(0, table.most()), constraints=constraints, options=options
+        objective / scale,
+        integrality=binary,
+        bounds=Bounds(0, table.most()),
+        constraints=constraints,
+        options=options,
     )
     if result.status == 2:
         return None

@@ -199,9 +199,7 @@ class State:
         def cost(g: int, o: int) -> float:
             return means.get(self.space.single(g, o), math.inf) if o else 0.0
 
-        return tuple(
-            tuple(cost(g, o) for o in range(len(s.options))) for g, s in enumerate(self.space.sites)
-        )
+        return tuple(tuple(cost(g, o) for o in range(len(s.options))) for g, s in enumerate(self.space.sites))
 
     def _sizes(self) -> tuple[tuple[float, ...], ...]:
         known = {t.choice: t.bytes for t in self.trials if t.bytes is not None}
@@ -210,9 +208,7 @@ class State:
         def size(g: int, o: int) -> float:
             return float(known.get(self.space.single(g, o), own) - own) if o else 0.0
 
-        return tuple(
-            tuple(size(g, o) for o in range(len(s.options))) for g, s in enumerate(self.space.sites)
-        )
+        return tuple(tuple(size(g, o) for o in range(len(s.options))) for g, s in enumerate(self.space.sites))
 
 
 def first_singles(state: State) -> list[Choice]:

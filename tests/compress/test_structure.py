@@ -121,7 +121,9 @@ def test_a_new_operation_goes_with_the_latest_it_reads_from(graph, log):
 def test_a_removed_operation_leaves_its_segment(graph):
     cut = segments(graph, 4, 5)
     last = cut[-1].nodes
-    assert not carried((*cut[:-1], dataclasses.replace(cut[-1], nodes=last | {"gone"})), graph)[-1].nodes - last
+    assert (
+        not carried((*cut[:-1], dataclasses.replace(cut[-1], nodes=last | {"gone"})), graph)[-1].nodes - last
+    )
 
 
 def test_healers_stand_in_one_decision_of_the_plan():

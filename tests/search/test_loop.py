@@ -181,7 +181,10 @@ def test_the_number_of_trials_is_bounded() -> None:
     device = FakeDevice(1, interaction=0.5)  # only all int8 and single departures run as fast as they should
     with pytest.raises(InfeasibleBudgetError):
         search_loop(
-            SPACE, parse_budget(f"{device.ratio((1,) * N) - 0.01:.6f}x"), device.lab, MeasurementBudget(trials=4)
+            SPACE,
+            parse_budget(f"{device.ratio((1,) * N) - 0.01:.6f}x"),
+            device.lab,
+            MeasurementBudget(trials=4),
         )
     assert len(device.runs) <= 5
 
@@ -190,10 +193,7 @@ def test_a_ratio_is_judged_by_pairs_and_a_time_by_the_clock() -> None:
     # The machine slows by 2% a run: a ratio does not care, an absolute budget does.
     steady = search_loop(SPACE, parse_budget("0.7x"), FakeDevice(0).lab)
     drifting = FakeDevice(0, drift=0.02)
-    assert (
-        search_loop(SPACE, parse_budget("0.7x"), drifting.lab).winner.choice
-        == steady.winner.choice
-    )
+    assert search_loop(SPACE, parse_budget("0.7x"), drifting.lab).winner.choice == steady.winner.choice
     drifting = FakeDevice(0, drift=0.02)
     outcome = search_loop(SPACE, parse_budget("7ms"), drifting.lab)
     assert outcome.winner.reading.high_ns <= 7e6

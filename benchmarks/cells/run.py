@@ -20,7 +20,7 @@ from benchmarks.cells.judge import OURS, UNIFORM, Cell, Entry
 from benchmarks.trained import Trained
 from benchmarks.trained.train import accuracy_of
 from compiler.errors import InfeasibleBudgetError
-from compiler.plan import parse_plan
+from compiler.plan import Plan, parse_plan
 from compiler.records import Artifact
 from compiler.search.experiments import MeasurementBudget
 from compiler.target import INT8
@@ -45,7 +45,7 @@ class Place:
     @property
     def folder(self) -> str:
         """A name for its folder."""
-        return f"{self.profile}-{self.target}"
+        return f"{Path(self.profile).stem}-{self.target}"
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def built(network: Trained, place: Place, plan: str, folder: Path) -> Artifact:
         network.module,
         place.profile,
         place.target,
-        parse_plan(plan),
+        parse_plan(plan) if plan else Plan(),
         network.example_inputs,
         folder,
         calibration=network.calibration if plan else (),

@@ -73,8 +73,8 @@ def _text_test() -> Pair:
 
 
 LESSONS = (
-    _shapes("repvgg", lambda: RepVGG(3, len(shapes.CLASSES)), 3000, epochs=8, rate=4e-3),
-    _shapes("mobilenet_v2", lambda: MobileNetV2(3, len(shapes.CLASSES)), 3000, epochs=8, rate=6e-3),
+    _shapes("repvgg", lambda: RepVGG(3, len(shapes.CLASSES)), 3000, epochs=8, rate=3e-3),
+    _shapes("mobilenet_v2", lambda: MobileNetV2(3, len(shapes.CLASSES)), 3000, epochs=8, rate=4e-3),
     Lesson(
         "vit",
         Kind.IMAGE,

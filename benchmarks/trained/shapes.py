@@ -15,8 +15,8 @@ a phase and a period of its own:
     checks    sin(2π a / t) sin(2π b / t)
     speckle   values on a coarse grid, interpolated
 
-Behind it lie a gradient of two colours and strokes of others, some of which cross the shape; noise is
-added last, of another strength in each picture. Neither colour, place, size nor angle tells the class.
+Behind it lie a darker gradient of two colours and strokes of others, some of which cross the shape; noise
+is added last, of another strength in each picture. Neither colour, place, size nor angle tells the class.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ SHAPES = ("disk", "square", "triangle", "cross")
 TEXTURES = ("stripes", "checks", "speckle")
 CLASSES = tuple(f"{shape} of {texture}" for shape in SHAPES for texture in TEXTURES)
 STROKES, IN_FRONT = 4, 1  # strokes of each picture, and how many of them cross the shape
-NOISE = (0.03, 0.18)  # standard deviations
+NOISE = (0.05, 0.2)  # standard deviations
+DARK, MIDDLE = 0.45, 0.7  # no colour of the gradient is lighter than the first, of a stroke than the second
 CHUNK = 500  # pictures drawn at a time: what is random in one depends on its chunk alone
 
 Tensor = torch.Tensor
@@ -76,14 +77,14 @@ def _turned(x: Tensor, y: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
     return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
 
 
-def _colour(count: int, g: torch.Generator) -> Tensor:
-    return torch.rand(count, 3, 1, 1, generator=g)
+def _colour(count: int, low: float, high: float, g: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(count, 3, 1, 1, generator=g)
 
 
 def _background(x: Tensor, y: Tensor, g: torch.Generator) -> Tensor:
     along, _ = _turned(x, y, g)
     mix = (along / SIZE + 0.5).clamp(0, 1)[:, None]
-    return _colour(len(x), g).lerp(_colour(len(x), g), mix)
+    return _colour(len(x), 0, DARK, g).lerp(_colour(len(x), 0, DARK, g), mix)
 
 
 def _stroke(x: Tensor, y: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -92,14 +93,14 @@ def _stroke(x: Tensor, y: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
     u, v = _turned(x - _uniform(count, -reach, reach, g), y - _uniform(count, -reach, reach, g), g)
     length, width = _uniform(count, 2, 9, g), _uniform(count, 0.5, 1.5, g)
     inside = torch.sigmoid(-3 * torch.maximum(u.abs() - length, v.abs() - width))
-    return inside[:, None], _colour(count, g)
+    return inside[:, None], _colour(count, 0, MIDDLE, g)
 
 
 def _shape(x: Tensor, y: Tensor, kinds: Tensor, g: torch.Generator) -> Tensor:
     """Return how far each pixel is inside the picture's shape, float32[count, 1, 32, 32] in [0, 1]."""
     count = len(x)
-    u, v = _turned(x - _uniform(count, -5, 5, g), y - _uniform(count, -5, 5, g), g)
-    radius = _uniform(count, 7, 12, g)
+    u, v = _turned(x - _uniform(count, -4, 4, g), y - _uniform(count, -4, 4, g), g)
+    radius = _uniform(count, 8, 12, g)
     u, v = u / radius, v / radius
     distances = torch.stack([_disk(u, v), _square(u, v), _triangle(u, v), _cross(u, v)])
     own = distances[kinds, torch.arange(count)]
@@ -133,5 +134,5 @@ def _filling(x: Tensor, y: Tensor, kinds: Tensor, g: torch.Generator) -> Tensor:
     speckle = interpolate(speckle, (SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0]
     values = torch.stack([waves[0], 1.4 * waves[0] * waves[1], 1.4 * speckle])
     mix = torch.sigmoid(3 * values[kinds, torch.arange(count)])[:, None]
-    dark, light = 0.45 * _colour(count, g), 0.55 + 0.45 * _colour(count, g)
+    dark, light = _colour(count, 0.35, 0.6, g), _colour(count, 0.75, 1, g)
     return dark.lerp(light, mix)

@@ -22,10 +22,12 @@ from compiler.plan import parse_plan
 from compiler.records import DeviceState, RunSpec
 from compiler.search.budget import parse_budget
 from compiler.target import Lowered
-from edgewright import compilation, search_structures, searching
+from edgewright import compilation, search_run, search_structures
 from edgewright.models import load_model
+from edgewright.search_run import run_search
 from edgewright.search_samples import halve, read_calibration
-from edgewright.searching import Setting, run_search, search
+from edgewright.search_setting import Setting
+from edgewright.searching import search
 from edgewright.stages import prepare
 from targets import get_target
 
@@ -242,7 +244,7 @@ def test_finished_measurements_and_costs_are_read_back(setting, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(searching, "_assemble", stop)  # all but the last step is done
+        patched.setattr(search_run, "_assemble", stop)  # all but the last step is done
         run(setting)
     monkeypatch.setattr("edgewright.search_lab.measure", stop)
     monkeypatch.setattr("edgewright.search_costs.evaluate_variants", stop)

@@ -125,4 +125,4 @@ def screenshot(page: str, folder: Path, width=1280, height=1600, dark=False):
 
 def run(path: Path, folder: Path, *flags: str):
     own = (f"--user-data-dir={folder / 'profile'}", *flags, path.as_uri())
-    return subprocess.run([browser(), *FLAGS, *own], capture_output=True, text=True, timeout=120, check=True)
+    return subprocess.run([browser(), *FLAGS, *own], capture_output=True, text=True, timeout=600, check=True)

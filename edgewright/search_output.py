@@ -33,7 +33,11 @@ SCHEMA = "edgewright.search/1"
 PLAN_SCHEMA = "edgewright.plan/1"
 TRIED_SCHEMA = "edgewright.tried/1"
 FRONT_SCHEMA = "edgewright.front/1"
-UNITS = {CostKind.KL: "KL divergence in nats", CostKind.NMSE: "normalised mean squared error"}
+UNITS = {
+    CostKind.KL: "KL divergence in nats",
+    CostKind.JS: "JS divergence in nats",
+    CostKind.NMSE: "normalised mean squared error",
+}
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,12 @@ from compiler.search.dashboard import Dashboard, open_dashboard
 from compiler.search.journal import Journal
 from compiler.search.loop import first_run, search_loop
 from compiler.search.output_cost import cost_kind
+from compiler.search.space import PRECISION
 from compiler.search.state import Watch
 from compiler.search.strategy import Setting as StrategySetting
 from compiler.search.strategy import open_strategy
 from compiler.search.trial import Outcome, Trial
+from devices.latency import conditions, latency_table
 from edgewright.compilation import assemble
 from edgewright.measuring import exclusive
 from edgewright.recipe import Recipe, prior_of
@@ -38,9 +40,10 @@ from edgewright.search_healing import heal_winner
 from edgewright.search_lab import Lab
 from edgewright.search_lowering import VariantStore
 from edgewright.search_output import Row, SearchResult, write_documents
+from edgewright.search_report import write_report
 from edgewright.search_samples import Halves
 from edgewright.search_setting import INTEGER, MOST_SAMPLES, RANGE_SAMPLES, Setting, identity
-from edgewright.search_space import make_space
+from edgewright.search_space import Offers, heaviest, make_space
 from edgewright.search_structures import Structures
 from edgewright.stages import Method, Prepared, Stage
 
@@ -65,12 +68,14 @@ def opened(prepared: Prepared, halves: Halves, setting: Setting) -> Iterator[Lab
     with ExitStack() as stack:
         structures = _structures(prepared.graph, halves, journal, setting)
         prior = prior_of(setting.target)
-        offers = structure_offers(prepared.graph, structures.setting)
+        offers = heaviest(prepared.graph, _offers(prepared.graph, structures, setting), prior)
         store = VariantStore(work / "variants", setting.target, setting.profile, setting.workers)
         ours = exclusive(setting.device, setting.database, setting.wait_s, setting.progress)
         kind = cost_kind(prepared.graph, setting.cost)
         yield Lab(
-            space=make_space(structures.segments, structures.calibrated(), offers, prior),
+            space=make_space(
+                structures.segments, structures.calibrated(), offers, prior, PRECISION in setting.methods
+            ),
             structures=structures,
             costs=CostReader(prepared.graph, kind, setting.progress),
             prior=prior,
@@ -99,6 +104,12 @@ def search_point(prepared: Prepared, lab: Lab, setting: Setting, known: Sequence
     return _finish(prepared, lab, outcome, setting)
 
 
+def _offers(graph: Graph, structures: Structures, setting: Setting) -> Offers:
+    offers = structure_offers(graph, structures.setting, setting.methods)
+    setting.progress(f"structure: {len(offers)} places where it can change")
+    return offers
+
+
 def _structures(graph: Graph, halves: Halves, journal: Journal, setting: Setting) -> Structures:
     seen = halves.seen
     return Structures(
@@ -106,7 +117,9 @@ def _structures(graph: Graph, halves: Halves, journal: Journal, setting: Setting
         segments=segments(graph),
         quantizers=setting.target.quantizer,
         samples=seen[:RANGE_SAMPLES],
-        setting=StructureSetting(seen[:MOST_SAMPLES], donor=setting.donor),
+        setting=StructureSetting(
+            seen[:MOST_SAMPLES], donor=setting.donor, bytes_limited=setting.max_bytes is not None
+        ),
         journal=journal,
         folder=setting.out / "work" / "structures",
         progress=setting.progress,
@@ -171,9 +184,11 @@ def _finish(prepared: Prepared, lab: Lab, outcome: Outcome, setting: Setting) ->
         kind=lab.costs.kind,
         unseen=unseen,
         digests=json.loads(lab.identity),
-        advice=tuple(filter(None, [lab.halves.advice])),
+        advice=setting.advice,
     )
     write_documents(result)
+    table = latency_table(lab.database, conditions(setting.device, setting.target, setting.profile))
+    write_report(result, lambda t: lab.graph(t.choice, t.heals), table, prior_of(setting.target))
     return result
 
 

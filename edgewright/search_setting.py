@@ -18,6 +18,7 @@ from compiler.records import Metric
 from compiler.search.budget import Budget
 from compiler.search.experiments import MeasurementBudget
 from compiler.search.label_gate import LabelGate
+from compiler.search.space import PRECISION
 from compiler.target import Target
 from devices.database import MeasurementDatabase
 from edgewright.search_lab import PERCENTILES
@@ -26,7 +27,9 @@ from edgewright.stages import Progress, silent
 
 MOST_SAMPLES = 128  # of each half, evaluated for a cost
 RANGE_SAMPLES = 64  # of half A, read for int8 ranges
+MOST_MEASUREMENTS = 48  # variants, where nothing else is asked for
 INTEGER = "integer"
+METHODS = (PRECISION, *(method.METHOD for method in ORDER))
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Setting:
     """Where and how a search runs; `workers` is the number of lowering processes, 0 for none.
 
     `cost` is `kl`, `js` or `mse`, None for what the outputs suggest. `storage` is a database of Optuna's
-    that shows the trials, `donor` a second merged model for stitching.
+    that shows the trials, `donor` a second merged model for stitching, `methods` the kinds of decisions.
+    `advice` is what to tell the user about the calibration data.
     """
 
     target: Target
@@ -56,8 +60,13 @@ class Setting:
     storage: str | None = None
     cost: str | None = None
     donor: Graph | None = None
+    methods: tuple[str, ...] = METHODS
+    advice: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        unknown = [m for m in self.methods if m not in METHODS]
+        if unknown or not self.methods:
+            raise UsageError(f"no method {', '.join(unknown) or 'given'}; accepted: {', '.join(METHODS)}")
         if self.percentile not in PERCENTILES:
             raise UsageError(f"no percentile {self.percentile!r}; accepted: {', '.join(PERCENTILES)}")
         if self.max_bytes is not None and self.max_bytes < 1:
@@ -93,7 +102,7 @@ def identity(graph: Graph, halves: Halves, setting: Setting) -> dict[str, str]:
         "seed": str(setting.seed),
         "limits": f"{RANGE_SAMPLES} {MOST_SAMPLES}",
         "cost": setting.cost or "",
-        "methods": " ".join(m.METHOD for m in ORDER),
+        "methods": " ".join(setting.methods),
         "labels": "" if setting.labels is None else _labels_digest(setting.labels),
         "donor": "" if setting.donor is None else content_digest(setting.donor),
     }

@@ -15,15 +15,33 @@ from compiler.search.space import PRECISION, Link, Overlap, Site, Space
 from compiler.target import FLOAT, INT8
 
 Offers = Sequence[tuple[str, Offer]]
+MOST_SITES = 16  # of structural decisions
 
 
-def make_space(segments: Sequence[Segment], calibrated: Calibrated, offers: Offers, prior: Roofline) -> Space:
+def heaviest(graph: Graph, offers: Offers, prior: Roofline) -> Offers:
+    """Return the `MOST_SITES` offers whose operations take most by the prior, in their order.
+
+    What an option saves is known when its graph is made, which takes seconds for each: the bound of what
+    a site can save is what its operations take.
+    """
+    work = [price_by_node(graph, prior, offer.nodes) for _, offer in offers]
+    kept = set(sorted(range(len(offers)), key=lambda i: -work[i])[:MOST_SITES])
+    return tuple(offer for i, offer in enumerate(offers) if i in kept)
+
+
+def make_space(
+    segments: Sequence[Segment],
+    calibrated: Calibrated,
+    offers: Offers,
+    prior: Roofline,
+    precise: bool = True,
+) -> Space:
     """Return the sites of a search, structure before precision.
 
-    A segment in which nothing can be int8 has no int8 option. Two sites overlap where they change the
-    same operations.
+    A segment in which nothing can be int8 has no int8 option, nor has any where `precise` is not asked
+    for. Two sites overlap where they change the same operations.
     """
-    able = calibrated.inputs | calibrated.outputs
+    able = calibrated.inputs | calibrated.outputs if precise else frozenset()
     structure = [Site(offer.site, method, (KEEP, *offer.options)) for method, offer in offers]
     options = [(FLOAT, INT8) if s.nodes & able else (FLOAT,) for s in segments]
     precision = [Site(s.site, PRECISION, o) for s, o in zip(segments, options, strict=True)]

@@ -11,7 +11,7 @@ run by `edgewright.search_run` and several budgets from the same measurements by
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from compiler.search.budget import Budget, parse_budget
 from compiler.search.experiments import MeasurementBudget
 from devices import open_device
 from devices.database import MeasurementDatabase
+from edgewright.calibration_pool import halves_advice, selected
 from edgewright.models import load_model
 from edgewright.recipe import prior_of, resolve
 from edgewright.search_labels import check_disjoint, read_labels
@@ -31,9 +32,12 @@ from edgewright.search_lowering import default_workers
 from edgewright.search_output import FRONT_SCHEMA, TRIED_SCHEMA, SearchResult
 from edgewright.search_run import run_search
 from edgewright.search_samples import halve, read_calibration
-from edgewright.search_setting import INTEGER, Setting, check_metric
+from edgewright.search_setting import INTEGER, METHODS, MOST_MEASUREMENTS, Setting, check_metric
+from edgewright.search_steps import counted
 from edgewright.search_sweep import SweepResult, read_sweep, run_sweep
 from edgewright.stages import Progress, prepare, silent
+
+ENOUGH_SELECTED = 500  # samples, where they are chosen out of a pool
 
 
 def search(
@@ -63,6 +67,9 @@ def search(
     storage: str | None = None,
     cost: str | None = None,
     donor: str | torch.nn.Module | None = None,
+    methods: Sequence[str] | None = None,
+    calibration_select: str | None = None,
+    calibration_samples: int = ENOUGH_SELECTED,
 ) -> SearchResult | SweepResult:
     """Return the variant of a model that moves its outputs least and meets a latency budget on a device.
 
@@ -86,7 +93,7 @@ def search(
         workers: processes that lower variants side by side; one for each processor by default.
         wait_s: how long to wait for a device that is in use, in seconds; as long as it takes by default.
         progress: called with what happens.
-        limits: how much may be measured; as much as it takes by default.
+        limits: how much may be measured; `MOST_MEASUREMENTS` variants by default.
         percentile: `p50` or `p90`: whose upper confidence bound has to be within the budget.
         max_bytes: the most the program's files may take.
         labels: labelled batches on none of the calibration samples, `data.py:labelled` or an iterable of
@@ -96,6 +103,10 @@ def search(
         storage: a database of Optuna's that shows the trials while they come.
         cost: `kl`, `js` or `mse`; by default what the outputs suggest.
         donor: a second model of the same family, whose parts may be stitched in.
+        methods: the kinds of decisions to take, of `edgewright.search_setting.METHODS`; all by default.
+        calibration_select: how to choose samples where `calibration` is a larger pool, of
+            `compiler.search.selection`; all samples are taken by default.
+        calibration_samples: how many to choose.
 
     Raises:
         UsageError: something given cannot be read, or `out` cannot be written.
@@ -106,14 +117,14 @@ def search(
         UnstableMeasurementError: the device gives no steady reading.
     """
     budgets = _budgets(latency_budget, sweep)
-    chosen, found = resolve(profile, target)
+    runtime, found = resolve(profile, target)
     for budget in budgets:
         check_metric(budget, found)
     folder = Path(out)
     check_out(folder)
     batches = read_calibration(calibration)
     setting = Setting(
-        chosen,
+        runtime,
         found,
         open_device(device),
         budgets[0],
@@ -124,22 +135,29 @@ def search(
         default_workers() if workers is None else workers,
         progress,
         wait_s,
-        limits or MeasurementBudget(),
+        limits or MeasurementBudget(MOST_MEASUREMENTS),
         percentile,
         max_bytes,
         strategy=strategy,
         storage=storage,
         cost=cost,
+        methods=METHODS if methods is None else tuple(methods),
     )
     progress("load")
     loaded = load_model(model, inputs, randomize=randomize)
-    prepared = prepare(loaded, progress, prior=prior_of(chosen))
+    prepared = prepare(loaded, progress, prior=prior_of(runtime))
     gate = None if labels is None else read_labels(prepared.graph, labels, max_accuracy_drop)
     other = None if donor is None else prepare(load_model(donor, inputs), progress).graph
+    advice: tuple[str | None, ...] = ()
+    if calibration_select is not None:
+        tell = counted(progress, "select")
+        chosen = selected(batches, prepared.graph, calibration_select, calibration_samples, seed, tell=tell)
+        batches, advice = list(chosen.batches), (chosen.advice,)
     halves = halve(prepared.graph, batches, seed)
     if gate is not None:
         check_disjoint(gate, halves)
-    setting = replace(setting, labels=gate, donor=other)
+    advice = (*advice, halves.advice, halves_advice(prepared.graph, halves))
+    setting = replace(setting, labels=gate, donor=other, advice=tuple(filter(None, advice)))
     if sweep is None:
         return run_search(prepared, halves, setting)
     return run_sweep(prepared, halves, setting, budgets)

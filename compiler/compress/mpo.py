@@ -51,7 +51,12 @@ class Factors:
 
 
 def offers(graph: Graph, setting: Setting) -> tuple[Offer, ...]:
-    """Return the large linear layers whose weight nothing else reads, with bonds that store less."""
+    """Return the large linear layers whose weight nothing else reads, with bonds that store less.
+
+    None where bytes are not limited: it saves no time.
+    """
+    if not setting.bytes_limited:
+        return ()
     found = ((site, node, _bonds(graph, node)) for site, node in layers(graph).items())
     return tuple(
         Offer(site, tuple(f"bond:{b}" for b in bonds), frozenset({node.name}))

@@ -7,6 +7,19 @@ factors back that a method has just made. An operation that no method touches ke
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from compiler.compress import (
+    crop_kernels,
+    drop_experts,
+    drop_sublayers,
+    low_rank,
+    lower_top_k,
+    mpo,
+    prune_channels,
+    separable,
+    stitch,
+)
 from compiler.compress.decision import KEEP, Method, Offer, Setting
 from compiler.errors import UsageError
 from compiler.ir.graph import Graph
@@ -14,12 +27,26 @@ from compiler.ir.verify import verify
 from compiler.passes import PIPELINE
 from compiler.plan import Plan
 
-ORDER: tuple[Method, ...] = ()
+# Whole stretches first, then single layers; pruning last, for it fits the readers to what is left.
+ORDER: tuple[Method, ...] = (
+    stitch,
+    drop_sublayers,
+    drop_experts,
+    lower_top_k,
+    crop_kernels,
+    separable,
+    low_rank,
+    mpo,
+    prune_channels,
+)
 
 
-def structure_offers(graph: Graph, setting: Setting) -> tuple[tuple[str, Offer], ...]:
-    """Return what each method offers for a merged float graph, with the method's name."""
-    return tuple((m.METHOD, offer) for m in ORDER for offer in m.offers(graph, setting))
+def structure_offers(
+    graph: Graph, setting: Setting, methods: Collection[str] | None = None
+) -> tuple[tuple[str, Offer], ...]:
+    """Return what each method, or each of those named, offers for a merged float graph, with its name."""
+    asked = [m for m in ORDER if methods is None or m.METHOD in methods]
+    return tuple((m.METHOD, offer) for m in asked for offer in m.offers(graph, setting))
 
 
 def structural(plan: Plan) -> Plan:

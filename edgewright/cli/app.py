@@ -268,7 +268,10 @@ def search_command(
     strategy: options.Strategy = "integer",
     storage: options.Storage = None,
     donor: options.Donor = None,
-    max_measurements: Annotated[int | None, typer.Option(min=1, help="Measure so many variants.")] = None,
+    methods: options.Methods = None,
+    calibration_select: options.CalibrationSelect = None,
+    calibration_samples: Annotated[int, typer.Option(min=2, help="Select so many of a pool.")] = 500,
+    max_measurements: Annotated[int, typer.Option(min=1, help="Measure so many variants at most.")] = 48,
     max_device_seconds: Annotated[float | None, typer.Option(help="Take the device for so long.")] = None,
     database: options.Database = None,
     randomize: options.Randomize = None,
@@ -306,6 +309,9 @@ def search_command(
             storage=storage,
             cost=cost,
             donor=donor,
+            methods=None if methods is None else methods.split(","),
+            calibration_select=calibration_select,
+            calibration_samples=calibration_samples,
         )
     emit_json(found.document()) if as_json else show.search(found.document())
 

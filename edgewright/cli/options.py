@@ -107,6 +107,20 @@ Donor = Annotated[
     str | None,
     typer.Option(metavar="MODEL", help="A second model of the family, to stitch in."),
 ]
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="The kinds of decisions, precision,prune_channels for example; all that there are by default.",
+    ),
+]
+CalibrationSelect = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WAY",
+        help="Choose the calibration samples out of a larger pool: random, margin, clusters or perplexity.",
+    ),
+]
 Freeze = Annotated[
     list[str] | None,
     typer.Option(

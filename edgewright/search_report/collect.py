@@ -33,18 +33,19 @@ from edgewright.search_report.data import Departure, Interval, KernelRow, PlanRo
 
 FREE_OF_COST = Interval(0.0, 0.0, 0.0)  # what the merged float model costs
 
-Graphs = Callable[[Choice], Graph]
+Graphs = Callable[[Trial], Graph]
+Made = tuple[Choice, tuple[str, ...]]  # a choice and how it was healed
 
 
 def report_data(
     result: SearchResult, graphs: Graphs, table: LatencyTable | None = None, prior: Roofline = PRIOR
 ) -> ReportData:
-    """Return the report of a search; `graphs` gives the graph of any choice that was measured.
+    """Return the report of a search; `graphs` gives the graph of any trial.
 
     `table` holds kernels measured on the same device, None or empty where there are none: the roofline
     is then the prior's, scaled so that the most efficient variant lies on it.
     """
-    work = {row.trial.choice: graph_waterline(graphs(row.trial.choice)) for row in result.rows}
+    work = {_made(row.trial): graph_waterline(graphs(row.trial)) for row in result.rows}
     known = measured_machine(table) if table is not None else None
     machine = known or _scaled(prior_machine(prior), result, work)
     winner = result.outcome.winner
@@ -61,13 +62,17 @@ def report_data(
         variants=_variants(result, work, machine),
         plan=_plan(result),
         departures=_departures(result),
-        kernels=_kernels(graphs(winner.choice), work[winner.choice], machine, table, each),
+        kernels=_kernels(graphs(winner), work[_made(winner)], machine, table, each),
         kernel_unit=unit,
         machine=_machine_text(machine),
         unseen=None if result.unseen is None else _cost(result.unseen),
         samples=0 if result.unseen is None else result.unseen.samples,
         advice=tuple(result.advice),
     )
+
+
+def _made(trial: Trial) -> Made:
+    return trial.choice, trial.heals
 
 
 def _unit(result: SearchResult) -> str:
@@ -98,13 +103,13 @@ def _trial_cost(space: Space, trial: Trial) -> Interval | None:
 
 
 def _variants(
-    result: SearchResult, work: Mapping[Choice, tuple[GraphKernel, ...]], machine: Machine
+    result: SearchResult, work: Mapping[Made, tuple[GraphKernel, ...]], machine: Machine
 ) -> tuple[Variant, ...]:
     front = _front(result)
-    return tuple(_variant(result, row, front, machine.total(work[row.trial.choice])) for row in result.rows)
+    return tuple(_variant(result, row, front, machine.total(work[_made(row.trial)])) for row in result.rows)
 
 
-def _variant(result: SearchResult, row: Row, front: frozenset[Choice], ideal_ns: float) -> Variant:
+def _variant(result: SearchResult, row: Row, front: frozenset[Made], ideal_ns: float) -> Variant:
     trial, model = row.trial, result.outcome.model
     scale, reading = _scale(result, row.trial.reading), row.trial.reading
     return Variant(
@@ -113,7 +118,7 @@ def _variant(result: SearchResult, row: Row, front: frozenset[Choice], ideal_ns:
         cost=_trial_cost(result.space, trial),
         within=reading.within(result.budget),
         chosen=trial == result.outcome.winner,
-        front=trial.choice in front,
+        front=_made(trial) in front,
         bytes=row.bytes,
         predicted=None if trial.predicted is None else scale * trial.predicted,
         fitted=None if model is None else scale * model.predict(trial.choice),
@@ -121,14 +126,14 @@ def _variant(result: SearchResult, row: Row, front: frozenset[Choice], ideal_ns:
     )
 
 
-def _front(result: SearchResult) -> frozenset[Choice]:
-    """Return the choices that no other beats in both latency and cost."""
+def _front(result: SearchResult) -> frozenset[Made]:
+    """Return the trials that no other beats in both latency and cost."""
     known = [(t, c) for t in result.outcome.trials if (c := _trial_cost(result.space, t)) is not None]
     best, found = float("inf"), []
     for trial, cost in sorted(known, key=lambda pair: (pair[0].reading.ratio, pair[1].value)):
         if cost.value < best:
             best = cost.value
-            found.append(trial.choice)
+            found.append(_made(trial))
     return frozenset(found)
 
 
@@ -140,7 +145,7 @@ def _departure(space: Space, choice: Choice) -> Decision:
 
 def _plan(result: SearchResult) -> tuple[PlanRow, ...]:
     space, chosen = result.space, result.outcome.winner.choice
-    costs = {t.choice: t.cost for t in result.outcome.trials if t.cost is not None}
+    costs = {t.choice: t.cost for t in result.outcome.trials if t.cost is not None and not t.heals}
     rows = []
     for index, site in enumerate(space.sites):
         option = chosen[index]
@@ -183,7 +188,7 @@ def _departures(result: SearchResult) -> tuple[Departure, ...]:
     found = []
     for trial in result.outcome.trials:
         changed = [i for i, option in enumerate(trial.choice) if option]
-        if len(changed) != 1 or trial.cost is None:
+        if len(changed) != 1 or trial.cost is None or trial.heals:
             continue
         decision, site = _departure(space, trial.choice), changed[0]
         taken = winner[site] == trial.choice[site]
@@ -219,12 +224,10 @@ def _kernels(
     )
 
 
-def _scaled(
-    machine: Machine, result: SearchResult, work: Mapping[Choice, tuple[GraphKernel, ...]]
-) -> Machine:
+def _scaled(machine: Machine, result: SearchResult, work: Mapping[Made, tuple[GraphKernel, ...]]) -> Machine:
     """Return a prior's machine as fast as it must be for the most efficient variant to be ideal."""
     needed = [
-        machine.total(work[t.choice]) / (t.reading.ratio * t.reading.base_ns) for t in result.outcome.trials
+        machine.total(work[_made(t)]) / (t.reading.ratio * t.reading.base_ns) for t in result.outcome.trials
     ]
     return machine.faster(max(needed, default=0.0) or 1.0)
 

@@ -142,5 +142,9 @@ def test_a_crossing_is_read_back_and_counted():
 
 
 def test_a_place_has_a_folder_of_its_own_for_each_profile_and_runtime():
-    places = {Place("local", p, t).folder for p in ("host", "/home/me/pixel.toml") for t in ("litert", "onnxruntime")}
+    places = {
+        Place("local", p, t).folder
+        for p in ("host", "/home/me/pixel.toml")
+        for t in ("litert", "onnxruntime")
+    }
     assert places == {"host-litert", "host-onnxruntime", "pixel-litert", "pixel-onnxruntime"}

@@ -41,7 +41,7 @@ class Convolution:
     def patches(self, x: torch.Tensor) -> torch.Tensor:
         """Return what each output reads, [groups, positions, taps]."""
         columns = F.unfold(x, self.weight.shape[2:], self.dilation, self.padding, self.stride)
-        columns = columns.unflatten(1, (self.groups, -1))
+        columns = columns.reshape(len(columns), self.groups, -1, columns.shape[2])
         return columns.permute(1, 0, 3, 2).flatten(1, 2)
 
 
@@ -59,11 +59,13 @@ def fitted(
     taps = conv.weight[0].numel()
     limit = min(_ROWS_ENOUGH * taps, _LARGEST // (taps * conv.groups))
     every = max(1, -(-count // limit)) if limit else count
-    patches, missing, mean, seen = [], [], torch.zeros_like(conv.bias), 0
+    patches: list[torch.Tensor] = []
+    missing: list[torch.Tensor] = []
+    mean, seen = torch.zeros_like(conv.bias), 0
     for x, y in pairs:
         rest = (y - conv(x)).movedim(1, -1).flatten(0, 2)
         mean += rest.sum(0)
-        rest = rest.unflatten(1, (conv.groups, -1)).movedim(1, 0)
+        rest = rest.reshape(len(rest), conv.groups, -1).movedim(1, 0)
         # Each sample starts elsewhere, so that the thinning favours no column of the picture.
         pick = slice((len(patches) * 7) % every, None, every)
         patches.append(conv.patches(x)[:, pick])

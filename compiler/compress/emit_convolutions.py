@@ -8,7 +8,7 @@ from dataclasses import replace
 from compiler.compress.convolution_fit import Convolution
 from compiler.compress.sites import bias_of, weight_of
 from compiler.ir.edit import Editor
-from compiler.ir.graph import Graph, Node, TensorType
+from compiler.ir.graph import Dim, Graph, Node, TensorType
 from compiler.ir.schema import normalize
 
 
@@ -58,9 +58,9 @@ def _operands(editor: Editor, node: Node, conv: Convolution, index: int) -> dict
     }
 
 
-def _shape(shape: Sequence[object], conv: Convolution) -> tuple[object, ...]:
+def _shape(shape: Sequence[Dim], conv: Convolution) -> tuple[Dim, ...]:
     """Return the shape of a convolution's output; a side known only at run time must not change."""
-    sides = []
+    sides: list[Dim] = []
     for side, *numbers in zip(
         shape[2:], conv.weight.shape[2:], conv.stride, conv.padding, conv.dilation, strict=True
     ):

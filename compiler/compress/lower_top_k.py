@@ -150,9 +150,10 @@ def _meta_types(walk: _Walk, node: Node) -> tuple[TensorType, ...]:
     values: dict[Value, Any] = {}
     for _, value in node.values():
         type_ = walk.types.get(value, walk.graph.type_of(value))
-        if not type_.static:
+        shape = [d for d in type_.shape if isinstance(d, int)]
+        if len(shape) < type_.rank:
             raise _CannotFollowError
-        values[value] = torch.empty(type_.shape, dtype=type_.dtype, device="meta")
+        values[value] = torch.empty(shape, dtype=type_.dtype, device="meta")
     try:
         run_node(node, values, {})
     except (RuntimeError, IndexError, ValueError) as error:

@@ -167,7 +167,8 @@ def _stitched(graph: Graph, leaves: Value, enters: Value, setting: Setting) -> G
     type_ = graph.type_of(enters)
     axis = _axis(type_.rank)
     data = list(observed(graph, [leaves, enters], setting.samples))
-    weight, bias = fit(*(torch.cat([rows(d[v], axis) for d in data]) for v in (leaves, enters)), RIDGE)
+    features, target = (torch.cat([rows(d[v], axis) for d in data]) for v in (leaves, enters))
+    weight, bias = fit(features, target, RIDGE)
     editor = Editor(graph)
     reader = next(n for n in graph.nodes() if any(v == enters for _, v in n.values()))
     kernel = weight[:, :, None, None] if type_.rank == 4 else weight

@@ -12,6 +12,7 @@ from compiler.cost.counts import node_counts
 from compiler.errors import UsageError
 from compiler.evaluate import evaluate
 from compiler.ir.verify import verify
+from compiler.merge import merge
 from tests.models.graphs import stored_bytes
 from tests.models.small import compile_graph
 
@@ -50,7 +51,7 @@ def _case(module, never=(), rows=8):
         module.router.bias[list(never)] = -50.0
     generator = torch.Generator().manual_seed(1)
     samples = [[torch.randn(rows, WIDTH, generator=generator)] for _ in range(6)]
-    return compile_graph(module, samples[0][0]), samples
+    return merge(compile_graph(module, samples[0][0]))[0], samples
 
 
 @pytest.mark.parametrize(("renormed", "form"), [(False, "einsum"), (True, "rows")])

@@ -26,24 +26,20 @@ pytestmark = pytest.mark.target
 
 
 def dropped(name="drop"):
-    """A method that leaves a residual branch out: the sum's other operand takes its place."""
+    """A method that leaves out a convolution whose input and output are alike: its input takes its place."""
 
-    def sums(graph):
-        return [n for n in graph.ops() if n.op == "aten.add.Tensor"]
+    def blocks(graph):
+        return [n for n in graph.ops() if n.op == "aten.conv2d.default" and n.origin.startswith("blocks")][:2]
 
     def offers(graph, setting):
-        return tuple(
-            Offer(f"{name}:{i}", ("out",), frozenset({n.name, n.operand("other").node}))
-            for i, n in enumerate(sums(graph)[:2])
-        )
+        return tuple(Offer(f"{name}:{n.origin}", ("out",), frozenset({n.name})) for n in blocks(graph))
 
     def apply(graph, choices, setting):
-        editor, found = Editor(graph), sums(graph)[:2]
-        for site, option in choices.items():
-            node = found[int(site.split(":")[1])]
-            assert option == "out"
-            editor.replace_uses(node.value, node.operand("self"))
-            editor.remove_unread([node.name])
+        editor = Editor(graph)
+        for node in blocks(graph):
+            if choices.get(f"{name}:{node.origin}") == "out":
+                editor.replace_uses(node.value, node.operand("input"))
+                editor.remove_unread([node.name])
         return editor.finish()
 
     return SimpleNamespace(METHOD=name, offers=offers, apply=apply)
@@ -57,7 +53,8 @@ def method(monkeypatch):
 
 
 def test_structure_and_precision_are_chosen_together(setting, method):
-    result = run(replace(setting, budget=parse_budget("0.7x")))
+    limits = MeasurementBudget(repairs=2)  # each structure's int8 ranges are read anew
+    result = run(replace(setting, budget=parse_budget("0.7x"), limits=limits))
     assert {s.method for s in result.space.sites} == {"drop", "precision"}
     assert result.space.overlaps
     assert result.outcome.winner.reading.ratio_high <= 0.7
@@ -80,8 +77,9 @@ def test_budgets_share_their_measurements_and_make_a_front(setting):
     assert [p["budget"] for p in front["points"]] == ["0.8x", "0.55x", "0.01x"]
     assert "least latency measured" in front["points"][2]["reason"]
     assert "| 0.55x |" in (setting.out / "front.md").read_text()
-    first, second = (p.result.outcome.trials for p in made.points[:2])
-    assert [t.choice for t in second[: len(first)]] == [t.choice for t in first if not t.heals]
+    first, second = ([t.choice for t in p.result.outcome.trials if not t.heals] for p in made.points[:2])
+    assert second[: len(first)] == first
+    assert len(set(second)) == len(second)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +97,9 @@ def test_the_program_may_be_bounded_in_bytes(setting):
 
 
 def test_the_ninetieth_percentile_is_judged_where_it_is_asked_for(setting):
-    result = run(replace(setting, percentile="p90", device=Clock()))
+    protocol = replace(setting.profile.protocol, round_s=0.02)  # a bound of p90 needs 36 samples
+    profile = replace(setting.profile, protocol=protocol)
+    result = run(replace(setting, percentile="p90", device=Clock(), profile=profile))
     assert result.outcome.winner.reading.percentile == "p90"
     assert "p90" in result.outcome.winner.reading.text
 

@@ -4,8 +4,8 @@
     matern(d) = (1 + √3 d) exp(-√3 d),   q numbers a point, each scaled to a standard deviation of 1
 
 One positive definite system. With A = (K + noise)⁻¹ and a = A y, leaving point i out changes the prediction
-there by `a_i / A_ii`, with variance `1 / A_ii` (Rasmussen and Williams, 2006, 5.4.2), so that hyperparameters are
-chosen by the density of points left out at no further cost.
+there by `a_i / A_ii`, with variance `1 / A_ii` (Rasmussen and Williams, 2006, 5.4.2), so that hyperparameters
+are chosen by the density of points left out at no further cost.
 """
 
 from __future__ import annotations

@@ -22,12 +22,12 @@ RIDGE = 1e-2
 def refit(
     inputs: torch.Tensor, target: torch.Tensor, ridge: float = RIDGE
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weight [out, in] and bias [out] of the affine map from inputs to target, in float64.
+    r"""Return the weight [out, in] and bias [out] of the affine map from inputs to target, in float64.
 
     Args:
         inputs: [rows, in].
         target: [rows, out].
-        ridge: :math:`\\rho`, the damping in units of the mean diagonal.
+        ridge: :math:`\rho`, the damping in units of the mean diagonal.
 
     Raises UsageError without rows, where the rows do not match, and for values that are not finite.
     """
@@ -50,4 +50,5 @@ def _solve(gram: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
     factor, failed = torch.linalg.cholesky_ex(gram)
     if not failed and float(factor.diagonal().min()) > 1e-7 * float(factor.diagonal().max()):
         return torch.cholesky_solve(moment, factor)
-    return torch.linalg.pinv(gram, rtol=1e-13, hermitian=True) @ moment
+    inverse: torch.Tensor = torch.linalg.pinv(gram, rtol=1e-13, hermitian=True)
+    return inverse @ moment

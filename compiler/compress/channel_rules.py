@@ -193,7 +193,7 @@ def pooling(walk: Walk, node: Node) -> None:
 
 
 def attention(walk: Walk, node: Node) -> None:
-    """Whole heads where there is a dimension of heads; where there is none, parts of the only one."""
+    """Whole heads where there is a dimension of heads; where there is none, values of the only one."""
     rank = node.type.rank
     operands = [node.operand(name) for name in ("query", "key", "value")]
     for value in operands:
@@ -258,18 +258,15 @@ def _size(walk: Walk, value: Value) -> int:
 
 def _one_head(walk: Walk, node: Node, operands: list[Value]) -> None:
     last = node.type.rank - 1
-    query, key, value = (walk.at(v, last, node) for v in operands)
-    if query is not None and key is not None:
-        walk.tie(query.atoms, key.atoms)
-    else:
-        for axis in (query, key):
-            walk.fix(axis, "queries and keys cannot be cut together", node)
-    if value is not None:
-        walk.axes[node.value] = (value,)
+    for value in operands[:2]:
+        walk.fix(walk.at(value, last, node), "queries and keys are compared over it", node)
+    passed = walk.at(operands[2], last, node)
+    if passed is not None:
+        walk.axes[node.value] = (passed,)
 
 
 def product(walk: Walk, node: Node) -> None:
-    """A product of two computed matrices: a sum ties both; heads in front of the matrices go whole."""
+    """A product of two computed matrices: rows and columns pass, heads in front of them go whole."""
     left, right = _sides(node)
     rank = node.type.rank
     offsets = [rank - walk.graph.type_of(v).rank for v in (left, right)]
@@ -290,12 +287,8 @@ def product(walk: Walk, node: Node) -> None:
         [a for a in walk.of(v) if min(a.dims) >= rank - o - 2]
         for v, o in zip((left, right), offsets, strict=True)
     ]
-    summed = [_only(plain[0], rank - offsets[0] - 1), _only(plain[1], rank - offsets[1] - 2)]
-    if summed[0] is not None and summed[1] is not None:
-        walk.tie(summed[0].atoms, summed[1].atoms)
-    else:
-        for side in summed:
-            walk.fix(side, "a matrix product sums over what cannot be cut on its other side", node)
+    for axis in (_only(plain[0], rank - offsets[0] - 1), _only(plain[1], rank - offsets[1] - 2)):
+        walk.fix(axis, "a product of two computed matrices sums over it", node)
     rows, columns = _only(plain[0], rank - offsets[0] - 2), _only(plain[1], rank - offsets[1] - 1)
     result += [a.moved((rank - 2 + i,)) for i, a in enumerate((rows, columns)) if a is not None]
     walk.axes[node.value] = tuple(result)

@@ -2,7 +2,7 @@ r"""Channels taken out of a graph, everywhere at once.
 
 With k the units that are kept, every weight and every value loses the positions of the others along the
 one dimension on which they differ, and literals that count channels are written again: shapes, groups,
-normalised shapes, splits, ranges, and attention's scale, which would be that of the narrower head.
+normalised shapes, splits and ranges.
 What a cut channel gave to a sum is gone, as if its weights there were zero:
 
     cut(graph, k) == scaled(graph, k as 0 and 1)        except behind a norm over channels
@@ -12,7 +12,6 @@ A LayerNorm normalises what is left. No operation is added or renamed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
@@ -181,14 +180,6 @@ def _length(channels: Channels, value: Value, dim: int) -> int:
     return int(axis.atoms.shape[axis.dims.index(dim)])
 
 
-def _scale(graph: Graph, node: Node, _: object, channels: Channels, kept: Mask) -> _Literals:
-    query = node.operand("query")
-    last = graph.type_of(query).rank - 1
-    if node.operand("scale") is not None or last not in left(channels.axes.get(query, ()), kept):
-        return {}
-    return {"scale": 1 / math.sqrt(_length(channels, query, last))}
-
-
 _LITERALS: dict[str, _Rule] = {
     "reshape": _shape("shape"),
     "view": _shape("size"),
@@ -200,5 +191,4 @@ _LITERALS: dict[str, _Rule] = {
     "group_norm": _group_norm,
     "split_with_sizes": _sizes,
     "slice": _range,
-    "scaled_dot_product_attention": _scale,
 }

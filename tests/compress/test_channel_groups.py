@@ -112,6 +112,11 @@ def _mixed_tokens(x, first, tokens, back, last):
     return last(x + back(tokens(x.transpose(1, 2)).relu()).transpose(1, 2))
 
 
+def _tied(ids, table, first, second):
+    x = table(ids)
+    return F.linear(x + second(first(x).relu()), table.weight)
+
+
 def _looked_up(ids, table, first, second, last):
     x = table(ids)
     return last(x + second(first(x).relu()))
@@ -158,6 +163,7 @@ KINDS = {
     "a layer called twice": (lambda: _net(_twice, nn.Linear(12, 8), nn.Linear(8, 8), nn.Linear(8, 3)), _tokens, 1),
     "layers over tokens": (lambda: _net(_mixed_tokens, nn.Linear(12, 8), nn.Linear(5, 6), nn.Linear(6, 5), nn.Linear(8, 4)), _tokens, 2),
     "a table": (lambda: _net(_looked_up, nn.Embedding(9, 8), nn.Linear(8, 6), nn.Linear(6, 8), nn.Linear(8, 3)), lambda: torch.tensor([[1, 8, 3]]), 2),
+    "a table that is read again": (lambda: _net(_tied, nn.Embedding(9, 8), nn.Linear(8, 6), nn.Linear(6, 8)), lambda: torch.tensor([[1, 8, 3]]), 2),
     "a class token and positions": (_Position, _tokens, 1),
 }  # fmt: skip
 
@@ -235,6 +241,8 @@ REFUSED = {
     "a softmax": (lambda: Function(lambda x, a, b: b(a(x).softmax(1)), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)), "softmax needs all of it", "aten.softmax.int"),
     "a mean of channels": (lambda: Function(lambda x, a: a(x).mean(1), nn.Conv2d(3, 8, 1)), "mean needs all of it", "aten.mean.dim"),
     "a part taken by number": (lambda: Function(lambda x, a, b: b(a(x)[:, 3:4].relu()), nn.Conv2d(3, 8, 1), nn.Conv2d(1, 2, 1)), "nothing would be left for conv2d to read", "aten.conv2d.default"),
+    "queries of one head": (lambda: Function(lambda x, a, b: b(F.scaled_dot_product_attention(*[a(x.flatten(2))] * 3)), nn.Linear(36, 8), nn.Linear(8, 2)), "queries and keys are compared over it", "aten.scaled_dot_product_attention.default"),
+    "a Gram matrix": (lambda: Function(lambda x, a, b: b(a(x.flatten(2)) @ a(x.flatten(2)).transpose(1, 2)), nn.Linear(36, 8), nn.Linear(3, 2)), "a product of two computed matrices sums over it", "aten.matmul.default"),
     "a sort": (lambda: Function(lambda x, a, b: b(a(x).sort(1)[0]), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)), "sort needs all of it", "aten.sort.default"),
 }  # fmt: skip
 

@@ -43,7 +43,7 @@ def test_half_of_each_group_can_go(name):
     assert [g.reason for g in refused] == ["it is a result of the model"]
     setting = Setting([(torch.randn(1, 3, 32, 32),) for _ in range(4)], step=8)
     found = offers(graph, setting)
-    assert len(found) == count - (name.startswith("mobile"))  # one group of 8 channels is a step
+    assert len(found) == count
     assert some <= {o.site for o in found}
     smaller = apply(graph, {o.site: o.options[-1] for o in found}, setting)
     (wanted,), (got,) = (evaluate(g, [call]) for g in (graph, smaller))

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate, pad
 SIZE, CLASSES = 32, 10
 SPLIT_SEED = 0
 MOST_SHIFT = 4
-NOISE = 0.35  # standard deviation; a pen stroke is 1
+NOISE = 0.3  # standard deviation; a pen stroke is 1
 
 Tensor = torch.Tensor
 

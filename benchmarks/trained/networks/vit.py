@@ -18,7 +18,7 @@ class ViT(nn.Module):
         """Make the network for pictures of `channels` channels."""
         super().__init__()
         self.patches = nn.Conv2d(channels, WIDTH, PATCH, PATCH)
-        self.places = nn.Parameter(0.02 * torch.randn(1, (SIZE // PATCH) ** 2, WIDTH))
+        self.places = nn.Parameter(0.5 * torch.randn(1, (SIZE // PATCH) ** 2, WIDTH))  # as large as patches
         self.blocks = nn.Sequential(*(Block(WIDTH, HEADS, causal=False) for _ in range(DEPTH)))
         self.norm = nn.LayerNorm(WIDTH)
         self.head = nn.Linear(WIDTH, classes)

@@ -1,7 +1,7 @@
 """A search by one of Optuna's samplers: what was measured is told, what to measure next is asked.
 
-Every trial is enqueued, asked and told, and counted to a generation where the sampler has generations, so that
-it counts the same whoever proposed it. The constraint is the measured upper bound of the latency less the budget;
+Every trial is enqueued, asked and told, and counted to a generation where the sampler has generations, so
+that it counts the same whoever proposed it. The constraint is how far it was over the limits as measured;
 above 0 is infeasible, and ranked by how far.
 
 Samplers hold a state of their random numbers only: for each question it is seeded anew, by the seed and the
@@ -12,18 +12,18 @@ was measured already. Such a question is closed as failed, which samplers ignore
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
-from compiler.search.loop import Trial
 from compiler.search.space import Choice, Space
-from compiler.search.strategy import Setting, cost, draw, excess, generator
+from compiler.search.strategy import Setting, draw, excess, generator
+from compiler.search.trial import Trial
 
 if TYPE_CHECKING:
     import optuna
 
 ASKED = 32  # questions in a row that were answered already, before a random choice is taken
-CONSTRAINT = "latency above budget"
+CONSTRAINT = "excess over the limits"
 
 MakeSampler = Callable[[int], "optuna.samplers.BaseSampler"]
 
@@ -41,23 +41,30 @@ class Conversation:
         self._space = distributions(setting.space)
         self._told = 0
 
-    def propose(self, trials: Sequence[Trial]) -> Choice | None:
-        """Tell what is new among the trials, and return what the sampler asks for; it is in no trial."""
-        import optuna
+    def propose(self, trials: Sequence[Trial], refused: Collection[Choice] = ()) -> Choice | None:
+        """Tell what is new among the trials, and return what the sampler asks for: no trial, not refused."""
+        from optuna.samplers import BaseGASampler
 
         for trial in trials[self._told :]:
             self._tell(trial)
         self._told = len(trials)
-        seen = {trial.choice for trial in trials}
-        random = generator(self._setting, len(trials))
+        seen = {trial.choice for trial in trials} | set(refused)
+        random = generator(self._setting, len(trials), len(refused))
+        if isinstance(self._study.sampler, BaseGASampler):
+            self._ask(0)  # the first question of a generation reads its parents in an order of its own
         for _ in range(ASKED):
-            self._study.sampler = self._sampler(int(random.integers(2**31)))
-            question = self._study.ask(self._space)
-            choice = chosen(self._setting.space, question.params)
-            self._study.tell(question, state=optuna.trial.TrialState.FAIL)
+            choice = self._ask(int(random.integers(2**31)))
             if choice not in seen:
                 return choice
         return draw(self._setting.space, random, seen)
+
+    def _ask(self, seed: int) -> Choice:
+        from optuna.trial import TrialState
+
+        self._study.sampler = self._sampler(seed)
+        question = self._study.ask(self._space)
+        self._study.tell(question, state=TrialState.FAIL)
+        return chosen(self._setting.space, question.params)
 
     def _tell(self, trial: Trial) -> None:
         from optuna.samplers import BaseGASampler
@@ -66,8 +73,8 @@ class Conversation:
         question = self._study.ask(self._space)
         if isinstance(self._study.sampler, BaseGASampler):  # what was enqueued it counts only when asked to
             self._study.sampler.get_trial_generation(self._study, self._study.get_trials(deepcopy=False)[-1])
-        question.set_constraint(CONSTRAINT, excess(trial, self._setting.budget))
-        self._study.tell(question, cost(trial))
+        question.set_constraint(CONSTRAINT, excess(trial, self._setting))
+        self._study.tell(question, trial.price[0])
 
 
 def distributions(space: Space) -> dict[str, optuna.distributions.BaseDistribution]:

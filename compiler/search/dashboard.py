@@ -2,7 +2,7 @@
 
     edgewright search ... --storage sqlite:///search.db          optuna-dashboard sqlite:///search.db
 
-A study holds two objectives, cost and latency over the base's, and the budget as a constraint. The storage is
+A study holds two objectives, cost and latency over the base's, and the limits as a constraint. The storage is
 a view: nothing is read from it but how many trials it has. A search that goes on from its journal continues
 its study where the study's trials are the search's first; any other search begins a study of its own.
 """
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from compiler.errors import UsageError
 from compiler.search.conversation import CONSTRAINT, distributions, parameters
-from compiler.search.loop import Trial
-from compiler.search.strategy import Setting, cost, excess
+from compiler.search.strategy import Setting, excess
+from compiler.search.trial import Trial
 
 if TYPE_CHECKING:
     import optuna
@@ -87,7 +87,7 @@ def _begins(study: optuna.Study, setting: Setting, trials: Sequence[Trial]) -> b
 
 
 def _values(trial: Trial) -> list[float]:
-    return [cost(trial), trial.reading.ratio]
+    return list(trial.price)
 
 
 def _stored(setting: Setting, trial: Trial) -> optuna.trial.FrozenTrial:
@@ -99,5 +99,5 @@ def _stored(setting: Setting, trial: Trial) -> optuna.trial.FrozenTrial:
         distributions=distributions(setting.space),
         values=_values(trial),
         user_attrs={key: value for key, value in found.items() if value is not None},
-        constraints={CONSTRAINT: excess(trial, setting.budget)},
+        constraints={CONSTRAINT: excess(trial, setting)},
     )

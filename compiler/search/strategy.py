@@ -5,8 +5,8 @@ measured evaluations, and so that a search which was interrupted goes on from it
 proposals are a function of the setting and of the trials alone: equal trials give equal proposals, in a new
 process too.
 
-Constraints are as measured: a trial is feasible where the upper bound of its latency is within the budget,
-and `excess`, the bound less the budget, ranks the infeasible. A winner is always feasible.
+Constraints are as measured: a trial is feasible where the upper bound of its latency is within the budget and
+its program within the bytes; `excess` ranks the infeasible. A winner is always feasible.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import numpy as np
 from compiler.errors import UsageError
 from compiler.search import strategies
 from compiler.search.budget import Budget
-from compiler.search.loop import Trial
 from compiler.search.space import Choice, Space
+from compiler.search.trial import Trial
 
 DRAWS = 64  # tries at an unmeasured choice before the choices after a random one are walked through
 
@@ -36,15 +36,17 @@ class Setting:
     space: Space
     budget: Budget
     seed: int = 0
+    most_bytes: float = math.inf
 
 
 class Strategy(Protocol):
     """Proposes what to measure next."""
 
-    def propose(self, trials: Sequence[Trial]) -> Choice | None:
+    def propose(self, trials: Sequence[Trial], refused: Collection[Choice] = ()) -> Choice | None:
         """Return a choice that no trial has, None where there is nothing left worth measuring.
 
-        `trials` is everything measured so far in order; between two calls it only grows.
+        `trials` is everything measured so far in order, `refused` what cannot be built and is not proposed
+        again; between two calls both only grow.
         """
         ...
 
@@ -62,25 +64,25 @@ def open_strategy(name: str, setting: Setting) -> Strategy:
     return opened
 
 
-def cost(trial: Trial) -> float:
-    """Return what a trial's outputs lost, 0 for the base, of which no cost is estimated."""
-    return 0.0 if trial.cost is None else trial.cost.mean
+def excess(trial: Trial, setting: Setting) -> float:
+    """Return how far a trial is over the limits, the further of the two; 0 or less is feasible.
+
+    The upper bound of the latency less the budget, in multiples of the base's latency; the size of the
+    program over the most it may be, less 1.
+    """
+    latency = trial.reading.upper(setting.budget) - setting.budget.limit(trial.reading.base_ns)
+    return max(latency, (trial.bytes or 0) / setting.most_bytes - 1)
 
 
-def excess(trial: Trial, budget: Budget) -> float:
-    """Return the upper bound of a trial's latency less the budget, in multiples of the base's latency."""
-    return trial.reading.upper(budget) - budget.limit(trial.reading.base_ns)
-
-
-def rank(trial: Trial, budget: Budget) -> tuple[float, float, float]:
+def rank(trial: Trial, setting: Setting) -> tuple[float, float, float]:
     """Return what trials are sorted by, the best first: excess above 0, then cost, then latency."""
-    return max(0.0, excess(trial, budget)), cost(trial), trial.reading.ratio
+    return max(0.0, excess(trial, setting)), *trial.price
 
 
-def winner(trials: Sequence[Trial], budget: Budget) -> Trial | None:
-    """Return the trial of least cost within the budget, the faster of equals; None where there is none."""
-    fits = [trial for trial in trials if trial.reading.within(budget)]
-    return min(fits, key=lambda trial: rank(trial, budget), default=None)
+def winner(trials: Sequence[Trial], setting: Setting) -> Trial | None:
+    """Return the trial of least cost within the limits, the faster of equals; None where there is none."""
+    fits = [trial for trial in trials if excess(trial, setting) <= 0]
+    return min(fits, key=lambda trial: trial.price, default=None)
 
 
 def generator(setting: Setting, *counters: int) -> np.random.Generator:

@@ -7,14 +7,14 @@ violation of the budget, then least cost (Deb's rule of constrained domination).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from compiler.search.loop import Trial
 from compiler.search.space import Choice, Space
 from compiler.search.strategy import DRAWS, Setting, draw, generator, rank
+from compiler.search.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,16 @@ class Evolution:
     population: int = 50
     tournament: int = 10
 
-    def propose(self, trials: Sequence[Trial]) -> Choice | None:
+    def propose(self, trials: Sequence[Trial], refused: Collection[Choice] = ()) -> Choice | None:
         """Return an unmeasured mutant, a random choice where none is found, None where all were measured."""
-        random, seen = generator(self.setting, len(trials)), {trial.choice for trial in trials}
-        space, budget = self.setting.space, self.setting.budget
+        random = generator(self.setting, len(trials), len(refused))
+        seen = {trial.choice for trial in trials} | set(refused)
+        space = self.setting.space
         if len(trials) >= self.population:
             alive = trials[-self.population :]
             for _ in range(DRAWS):
                 picks = random.choice(len(alive), min(self.tournament, len(alive)), replace=False)
-                parent = min((alive[i] for i in picks), key=lambda trial: rank(trial, budget))
+                parent = min((alive[i] for i in picks), key=lambda trial: rank(trial, self.setting))
                 child = _mutant(space, parent.choice, random)
                 if child not in seen:
                     return child

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from compiler.search.loop import Trial, propose
+from compiler.search.loop import propose
 from compiler.search.space import Choice
 from compiler.search.strategy import Setting
+from compiler.search.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -16,9 +17,10 @@ class Integer:
 
     setting: Setting
 
-    def propose(self, trials: Sequence[Trial]) -> Choice | None:
-        """Return the optimum where it beats all that is known; every single departure must be a trial."""
-        return propose(self.setting.space, self.setting.budget, trials)
+    def propose(self, trials: Sequence[Trial], refused: Collection[Choice] = ()) -> Choice | None:
+        """Return the optimum where it beats all that is known, None where that is refused."""
+        found = propose(self.setting.space, self.setting.budget, trials)
+        return None if found in refused else found
 
 
 def open_strategy(setting: Setting) -> Integer:

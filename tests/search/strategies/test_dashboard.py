@@ -4,13 +4,17 @@ import pytest
 from compiler.errors import UsageError
 from compiler.search.budget import parse_budget
 from compiler.search.dashboard import open_dashboard
-from compiler.search.loop import Reading, Trial
 from compiler.search.output_cost import CostEstimate
 from compiler.search.space import Site, Space
 from compiler.search.strategy import Setting
+from compiler.search.trial import Reading, Trial
 
 SPACE = Space(
-    "made", (Site("s:0", ("float32", "int8")), Site("s:1", ("float32", "int8")), Site("s:1", ("k5", "k3")))
+    (
+        Site("s:0", "precision", ("float32", "int8")),
+        Site("s:1", "precision", ("float32", "int8")),
+        Site("s:1", "crop_kernels", ("k5", "k3")),
+    ),
 )
 SETTING = Setting(SPACE, parse_budget("0.7x"))
 

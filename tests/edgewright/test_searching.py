@@ -18,6 +18,7 @@ from compiler.compress.quantize import quantized_nodes
 from compiler.compress.segments import segments
 from compiler.device import BenchmarkProtocol, DeviceProfile
 from compiler.errors import InfeasibleBudgetError, UnstableMeasurementError, UsageError
+from compiler.ir.digest import content_digest
 from compiler.plan import parse_plan
 from compiler.records import DeviceState, RunSpec
 from compiler.search.budget import parse_budget
@@ -99,7 +100,7 @@ class Paper:
             raise KeyboardInterrupt
         graph = methods["forward"]
         names = sorted(quantized_nodes(graph))
-        self.lowered.append(",".join(names))
+        self.lowered.append(content_digest(graph))
         (folder / "program.json").write_text(json.dumps({"ns": time_ns(graph), "int8": names}))
         return Lowered(("program.json",), {"outside": []})
 

@@ -42,7 +42,14 @@ from edgewright.search_lowering import VariantStore
 from edgewright.search_output import Row, SearchResult, write_documents
 from edgewright.search_report import write_report
 from edgewright.search_samples import Halves
-from edgewright.search_setting import INTEGER, MOST_SAMPLES, RANGE_SAMPLES, Setting, identity
+from edgewright.search_setting import (
+    FIT_SAMPLES,
+    INTEGER,
+    MOST_SAMPLES,
+    RANGE_SAMPLES,
+    Setting,
+    identity,
+)
 from edgewright.search_space import Offers, heaviest, make_space
 from edgewright.search_structures import Structures
 from edgewright.stages import Method, Prepared, Stage
@@ -118,7 +125,7 @@ def _structures(graph: Graph, halves: Halves, journal: Journal, setting: Setting
         quantizers=setting.target.quantizer,
         samples=seen[:RANGE_SAMPLES],
         setting=StructureSetting(
-            seen[:MOST_SAMPLES], donor=setting.donor, bytes_limited=setting.max_bytes is not None
+            seen[:FIT_SAMPLES], donor=setting.donor, bytes_limited=setting.max_bytes is not None
         ),
         journal=journal,
         folder=setting.out / "work" / "structures",

@@ -27,6 +27,7 @@ from edgewright.stages import Progress, silent
 
 MOST_SAMPLES = 128  # of each half, evaluated for a cost
 RANGE_SAMPLES = 64  # of half A, read for int8 ranges
+FIT_SAMPLES = 64  # of half A, which structural methods score and refit layers on
 MOST_MEASUREMENTS = 48  # variants, where nothing else is asked for
 INTEGER = "integer"
 METHODS = (PRECISION, *(method.METHOD for method in ORDER))
@@ -100,7 +101,7 @@ def identity(graph: Graph, halves: Halves, setting: Setting) -> dict[str, str]:
         "device": f"{setting.device.name} {hashlib.sha256(fingerprint.encode()).hexdigest()[:16]}",
         "target": json.dumps({"target": setting.target.name, **setting.target.versions()}, sort_keys=True),
         "seed": str(setting.seed),
-        "limits": f"{RANGE_SAMPLES} {MOST_SAMPLES}",
+        "limits": f"{RANGE_SAMPLES} {FIT_SAMPLES} {MOST_SAMPLES}",
         "cost": setting.cost or "",
         "methods": " ".join(setting.methods),
         "labels": "" if setting.labels is None else _labels_digest(setting.labels),

@@ -15,7 +15,7 @@ from compiler.search.space import PRECISION, Link, Overlap, Site, Space
 from compiler.target import FLOAT, INT8
 
 Offers = Sequence[tuple[str, Offer]]
-MOST_SITES = 16  # of structural decisions
+MOST_SITES = 12  # of structural decisions
 
 
 def heaviest(graph: Graph, offers: Offers, prior: Roofline) -> Offers:

@@ -125,7 +125,9 @@ def _structures(graph: Graph, halves: Halves, journal: Journal, setting: Setting
         quantizers=setting.target.quantizer,
         samples=seen[:RANGE_SAMPLES],
         setting=StructureSetting(
-            seen[:FIT_SAMPLES], donor=setting.donor, bytes_limited=setting.max_bytes is not None
+            seen[:FIT_SAMPLES],
+            donor=setting.donor,
+            bytes_limited=setting.max_bytes is not None and setting.target.folds_at_load,
         ),
         journal=journal,
         folder=setting.out / "work" / "structures",

@@ -46,7 +46,7 @@ class Setting:
 
     `samples` are calls of the first calibration half, unlabelled; `step` is the number of channels the
     device works on at once; `donor` is a second, merged model of the same family, for stitching;
-    `bytes_limited` tells that a program's size matters, not only its time.
+    `bytes_limited` tells that a program's size matters, and that its runtime computes weights as it loads it.
     """
 
     samples: Sequence[Sample] = ()

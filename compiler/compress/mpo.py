@@ -67,7 +67,7 @@ def offers(graph: Graph, setting: Setting) -> tuple[Offer, ...]:
 
 def apply(graph: Graph, choices: Mapping[str, str], setting: Setting) -> Graph:
     """Return the graph with each chosen weight made from its factors."""
-    chosen = accepted(METHOD, choices, offers(graph, setting))
+    chosen = accepted(METHOD, choices, offers(graph, replace(setting, bytes_limited=True)))
     found, editor = layers(graph), Editor(graph)
     for site, option in chosen.items():
         _emit(editor, found[site], factored(weight_of(graph, found[site]), number(option)))

@@ -25,6 +25,8 @@ from compiler.errors import UsageError
 from compiler.ir.graph import Graph
 from compiler.ir.verify import verify
 from compiler.passes import PIPELINE
+from compiler.passes.load_time import load_generators
+from compiler.passes.placement import Threshold
 from compiler.plan import Plan
 
 # Whole stretches first, then single layers; pruning last, for it fits the readers to what is left.
@@ -68,8 +70,11 @@ def apply_structure(graph: Graph, plan: Plan, setting: Setting) -> Graph:
         if choices:
             graph = method.apply(graph, choices, setting)
             verify(graph)
+    source = graph
     for _, run in PIPELINE:
         graph = run(graph)
+    if any(d.method == mpo.METHOD for d in chosen.decisions):
+        graph, _ = load_generators(graph, source, Threshold(1.0, 1))  # what was factored for its bytes
     verify(graph)
     return graph
 

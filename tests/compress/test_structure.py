@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from compiler.compress import structure
+from compiler.compress import mpo, structure
 from compiler.compress.decision import Offer, Setting
 from compiler.compress.healing import healed, healers_of
 from compiler.compress.segments import carried, segments
@@ -18,6 +18,7 @@ from compiler.frontends.torch_export import import_model
 from compiler.ir.edit import Editor
 from compiler.passes import PIPELINE
 from compiler.plan import Decision, Plan
+from tests.models.small import compile_graph
 
 
 class Net(nn.Module):
@@ -133,3 +134,18 @@ def test_healers_stand_in_one_decision_of_the_plan():
     assert both.text().splitlines()[-1] == "model  heal  one+two"
     assert healers_of(both) == ("one", "two")
     assert healed(both, ()) == plan
+
+
+def test_weights_factored_for_their_bytes_stay_factored() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(256, 256), torch.nn.ReLU(), torch.nn.Linear(256, 8)).eval()
+    graph = compile_graph(net, torch.randn(2, 256))
+    [offer] = mpo.offers(graph, Setting(bytes_limited=True))
+    plan = Plan((Decision(offer.site, mpo.METHOD, offer.options[-1]),))
+    made = apply_structure(graph, plan, Setting())
+    stored = [sum(c.tensor.numel() for c in g.constants.values()) for g in (graph, made)]
+    assert stored[1] < 0.5 * stored[0]
+    x = torch.randn(2, 256)
+    [direct] = evaluate(mpo.apply(graph, {offer.site: offer.options[-1]}, Setting()), [x], torch.float64)
+    [found] = evaluate(made, [x], torch.float64)
+    assert torch.allclose(found, direct, rtol=1e-5, atol=1e-6)

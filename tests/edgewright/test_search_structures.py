@@ -83,7 +83,8 @@ def test_budgets_share_their_measurements_and_make_a_front(setting):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("0.8x,12ms", "several kinds"), ("0.8x,0.8x", "twice"), ("0.8x,,", "cannot be read")]
+    ("text", "message"),
+    [("0.8x,12ms", "several kinds"), ("0.8x,0.8x", "twice"), ("0.8x,,", "cannot be read")],
 )
 def test_a_sweep_that_cannot_be_read_is_told(text, message):
     with pytest.raises(UsageError, match=message):

@@ -4,62 +4,43 @@
          -> costs -> solve -> measure the proposal -> tighten and solve again -> repair -> heal
          -> verified artifact
 
-The loop is `compiler.search.loop`; everything it asks for is done in `edgewright.search_lab`. While it runs,
-the work lies in OUT/work with a journal of finished results: the same command run again goes on where
-it stopped, and a changed model, calibration, profile, device or runtime starts afresh. Several budgets
-are searched from the same measurements (`edgewright.search_sweep`).
+The loop is `compiler.search.loop`; everything it asks for is done in `edgewright.search_lab`, one search is
+run by `edgewright.search_run` and several budgets from the same measurements by `edgewright.search_sweep`.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from compiler.compress.decision import Setting as StructureSetting
-from compiler.compress.segments import segments
-from compiler.compress.structure import structure_offers
 from compiler.device import DeviceProfile
 from compiler.errors import UsageError
-from compiler.ir.graph import Graph
-from compiler.plan import Plan
-from compiler.records import Artifact
-from compiler.search.budget import parse_budget
+from compiler.search.budget import Budget, parse_budget
 from compiler.search.experiments import MeasurementBudget
-from compiler.search.journal import Journal
-from compiler.search.loop import first_run, search_loop
-from compiler.search.output_cost import cost_kind
-from compiler.search.trial import Outcome, Trial
 from devices import open_device
 from devices.database import MeasurementDatabase
-from edgewright.compilation import assemble
-from edgewright.measuring import exclusive
 from edgewright.models import load_model
-from edgewright.recipe import Recipe, prior_of, resolve
-from edgewright.search_costs import CostReader
-from edgewright.search_healing import heal_winner
-from edgewright.search_lab import Lab
+from edgewright.recipe import prior_of, resolve
 from edgewright.search_labels import check_disjoint, read_labels
-from edgewright.search_lowering import VariantStore, default_workers
-from edgewright.search_output import FRONT_SCHEMA, TRIED_SCHEMA, Row, SearchResult, write_documents
-from edgewright.search_samples import Halves, halve, read_calibration
-from edgewright.search_setting import INTEGER, MOST_SAMPLES, RANGE_SAMPLES, Setting, check_metric, identity
-from edgewright.search_space import make_space
-from edgewright.search_structures import Structures
-from edgewright.stages import Method, Prepared, Progress, Stage, prepare, silent
+from edgewright.search_lowering import default_workers
+from edgewright.search_output import FRONT_SCHEMA, TRIED_SCHEMA, SearchResult
+from edgewright.search_run import run_search
+from edgewright.search_samples import halve, read_calibration
+from edgewright.search_setting import INTEGER, Setting, check_metric
+from edgewright.search_sweep import SweepResult, read_sweep, run_sweep
+from edgewright.stages import Progress, prepare, silent
 
 
 def search(
     model: str | torch.nn.Module | torch.export.ExportedProgram,
     *,
-    latency_budget: str,
+    latency_budget: str | None = None,
+    sweep: str | None = None,
     calibration: str | Iterable[Any] | None = None,
     profile: str | DeviceProfile = "host",
     device: str = "local",
@@ -82,13 +63,14 @@ def search(
     storage: str | None = None,
     cost: str | None = None,
     donor: str | torch.nn.Module | None = None,
-) -> SearchResult:
+) -> SearchResult | SweepResult:
     """Return the variant of a model that moves its outputs least and meets a latency budget on a device.
 
     Args:
         model: a module in eval mode, an exported program, or a text such as `timm:mobilenetv2_100`.
         latency_budget: `12ms`, `800us`, `3.2Minsn` (emulated), or `0.7x` of the merged float model as
             measured beside it.
+        sweep: several budgets in its place, `0.8x,0.6x`: a folder for each in `out`, and their front.
         calibration: unlabelled batches: `data.py:batches`, or an iterable of tensors or of tuples of
             them. One half chooses, the other judges the choice.
         profile: the name of a device profile, its TOML file, or a profile.
@@ -123,9 +105,10 @@ def search(
         InfeasibleBudgetError: nothing meets the budget; names the least latency measured.
         UnstableMeasurementError: the device gives no steady reading.
     """
-    budget = parse_budget(latency_budget)
+    budgets = _budgets(latency_budget, sweep)
     chosen, found = resolve(profile, target)
-    check_metric(budget, found)
+    for budget in budgets:
+        check_metric(budget, found)
     folder = Path(out)
     check_out(folder)
     batches = read_calibration(calibration)
@@ -133,7 +116,7 @@ def search(
         chosen,
         found,
         open_device(device),
-        budget,
+        budgets[0],
         folder,
         database if database is not None else folder / "measurements.db",
         resume,
@@ -156,61 +139,16 @@ def search(
     halves = halve(prepared.graph, batches, seed)
     if gate is not None:
         check_disjoint(gate, halves)
-    return run_search(prepared, halves, replace(setting, labels=gate, donor=other))
+    setting = replace(setting, labels=gate, donor=other)
+    if sweep is None:
+        return run_search(prepared, halves, setting)
+    return run_sweep(prepared, halves, setting, budgets)
 
 
-def run_search(prepared: Prepared, halves: Halves, setting: Setting) -> SearchResult:
-    """Search on a prepared model with samples in two halves."""
-    with opened(prepared, halves, setting) as lab:
-        result = search_point(prepared, lab, setting, ())
-    shutil.rmtree(setting.out / "work")
-    return result
-
-
-@contextmanager
-def opened(prepared: Prepared, halves: Halves, setting: Setting) -> Iterator[Lab]:
-    """Yield the lab of a search, its device taken and its work kept in OUT/work."""
-    work, known = setting.out / "work", identity(prepared.graph, halves, setting)
-    work.mkdir(parents=True, exist_ok=True)
-    journal = Journal(work / "journal.jsonl", known, setting.resume)
-    if not len(journal):  # of another model, or of a search not to be resumed
-        for made in ("variants", "structures"):
-            shutil.rmtree(work / made, ignore_errors=True)
-    with ExitStack() as stack:
-        structures = _structures(prepared.graph, halves, journal, setting)
-        prior = prior_of(setting.target)
-        offers = structure_offers(prepared.graph, structures.setting)
-        store = VariantStore(work / "variants", setting.target, setting.profile, setting.workers)
-        ours = exclusive(setting.device, setting.database, setting.wait_s, setting.progress)
-        kind = cost_kind(prepared.graph, setting.cost)
-        yield Lab(
-            space=make_space(structures.segments, structures.calibrated(), offers, prior),
-            structures=structures,
-            costs=CostReader(prepared.graph, kind, setting.progress),
-            prior=prior,
-            halves=halves,
-            target=setting.target,
-            profile=setting.profile,
-            device=setting.device,
-            database=stack.enter_context(ours),
-            journal=journal,
-            store=stack.enter_context(store),
-            seed=setting.seed,
-            progress=setting.progress,
-            most_samples=MOST_SAMPLES,
-            identity=json.dumps(known, sort_keys=True),
-            paired=setting.budget.ratio is not None,
-            percentile=setting.percentile,
-            labels=setting.labels,
-            sized=setting.max_bytes is not None,
-        )
-
-
-def search_point(prepared: Prepared, lab: Lab, setting: Setting, known: Sequence[Trial]) -> SearchResult:
-    """Search for one budget and write what comes of it; `known` was measured for others."""
-    outcome = _loop(lab, setting, known)
-    outcome = heal_winner(lab, outcome, setting.budget, _most_bytes(setting))
-    return _finish(prepared, lab, outcome, setting)
+def _budgets(latency_budget: str | None, sweep: str | None) -> tuple[Budget, ...]:
+    if (latency_budget is None) == (sweep is None):
+        raise UsageError("give either one --latency-budget, 12ms or 0.7x, or several as --sweep 0.8x,0.6x")
+    return read_sweep(sweep) if sweep is not None else (parse_budget(latency_budget or ""),)
 
 
 def check_out(out: Path) -> None:
@@ -236,78 +174,3 @@ def _schema(path: Path) -> object:
     except (OSError, ValueError):
         return None
     return document.get("schema") if isinstance(document, dict) else None
-
-
-def _structures(graph: Graph, halves: Halves, journal: Journal, setting: Setting) -> Structures:
-    seen = halves.seen
-    return Structures(
-        graph=graph,
-        segments=segments(graph),
-        quantizers=setting.target.quantizer,
-        samples=seen[:RANGE_SAMPLES],
-        setting=StructureSetting(seen[:MOST_SAMPLES], donor=setting.donor),
-        journal=journal,
-        folder=setting.out / "work" / "structures",
-        progress=setting.progress,
-    )
-
-
-def _most_bytes(setting: Setting) -> float:
-    return math.inf if setting.max_bytes is None else float(setting.max_bytes)
-
-
-def _loop(lab: Lab, setting: Setting, known: Sequence[Trial]) -> Outcome:
-    space, budget = lab.space, setting.budget
-    alone = [c for c in first_run(space, budget) if not space.structural(c)]
-    lab.prepare(alone[: len(alone) if setting.limits.measurements is None else 1], costs=not known)
-    return search_loop(
-        space,
-        budget,
-        lab.experiments(),
-        setting.limits,
-        most_bytes=_most_bytes(setting),
-        known=known,
-        note=setting.progress,
-    )
-
-
-def _finish(prepared: Prepared, lab: Lab, outcome: Outcome, setting: Setting) -> SearchResult:
-    """Judge the winner on the unseen half, verify and write it, and write the tables."""
-    winner = outcome.winner
-    plan = lab.plan(winner.choice, winner.heals)
-    unseen = lab.unseen_cost(winner.choice, winner.heals) if any(winner.choice) else None
-    artifact = _assemble(prepared, lab, winner, plan, setting)
-    rows = [Row(lab.label(t.choice, t.heals), t, lab.size(t.choice, t.heals)) for t in outcome.trials]
-    result = SearchResult(
-        folder=setting.out,
-        artifact=artifact,
-        plan=plan,
-        model=prepared.model.spec,
-        budget=setting.budget,
-        space=lab.space,
-        outcome=outcome,
-        rows=tuple(rows),
-        kind=lab.costs.kind,
-        unseen=unseen,
-        digests=json.loads(lab.identity),
-        advice=tuple(filter(None, [lab.halves.advice])),
-    )
-    write_documents(result)
-    return result
-
-
-def _assemble(prepared: Prepared, lab: Lab, winner: Trial, plan: Plan, setting: Setting) -> Artifact:
-    """Make the winner a verified artifact folder, from the very files that were measured."""
-    variant = lab.artifact(winner.choice, winner.heals)
-
-    def copied(methods: Mapping[str, Graph], profile: DeviceProfile, folder: Path) -> Any:
-        lowered = lab.store.lowered(variant)
-        for name in lowered.files:
-            shutil.copyfile(variant.folder / name, folder / name)
-        return lowered
-
-    graph = lab.graph(winner.choice, winner.heals)
-    stage = None if graph is prepared.graph else Stage("compress", graph, 0.0)
-    recipe = Recipe(setting.target, setting.profile, plan)
-    methods = [Method(prepared, stage)]
-    return assemble(methods, recipe, setting.out / "artifact", setting.progress, copied)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from compiler.compress.decision import Sample
 from compiler.compress.heal import HEALERS
+from compiler.compress.heal.objective import halves
 from compiler.errors import UsageError
 from compiler.ir.graph import Graph
 from compiler.ir.verify import verify
@@ -40,7 +41,11 @@ def heal(
     known = {healer.NAME: healer for healer in HEALERS}
     for name in names:
         if name not in known:
-            raise UsageError(f"the plan heals by {name!r}; healers are: {', '.join(known) or 'none'}")
-        graph = known[name].heal(graph, original, samples, seed)
+            raise UsageError(f"the plan heals by {name!r}; healers are: {', '.join(known)}")
+        parts = halves(samples)
+        refused = known[name].refusal(graph, original, parts)
+        if refused is not None:
+            raise UsageError(f"{name} heals nothing here: {refused}")
+        graph = known[name].heal(graph, original, parts, seed)
         verify(graph)
     return graph

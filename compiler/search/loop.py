@@ -32,7 +32,7 @@ from compiler.search.budget import Budget
 from compiler.search.experiments import Experiments, MeasurementBudget, Note
 from compiler.search.repair import repair
 from compiler.search.space import Choice, Space, initial_choices, uniform_choices
-from compiler.search.state import PER_RUN, State, first_singles
+from compiler.search.state import PER_RUN, State, Watch, first_singles
 from compiler.search.trial import Outcome, Reading, Trial
 
 __all__ = ["Outcome", "Reading", "Trial", "first_run", "propose", "search_loop"]
@@ -51,6 +51,7 @@ def search_loop(
     known: Sequence[Trial] = (),
     propose: Propose | None = None,
     note: Note = lambda _: None,
+    watch: Watch = lambda _: None,
 ) -> Outcome:
     """Return the cheapest choice that was measured within the budget.
 
@@ -63,10 +64,12 @@ def search_loop(
         known: trials of an earlier search in the same space, which are not made again.
         propose: another strategy than the integer programme: the next choice, given all trials.
         note: called with what happens.
+        watch: called with all trials when there are more of them.
 
     Raises InfeasibleBudgetError naming the least latency measured.
     """
-    state = State(space, budget, lab, limits or MeasurementBudget(), note, most_bytes, list(known))
+    limits = limits or MeasurementBudget()
+    state = State(space, budget, lab, limits, note, most_bytes, list(known), watch=watch)
     if _start(state):
         note("the base meets the budget as it is")
         return Outcome(state.base, tuple(state.trials), None)

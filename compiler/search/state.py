@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from compiler.search.budget import Budget
@@ -19,6 +19,8 @@ FIRST_MARGIN = 0.05
 PER_RUN = 16  # choices that are measured side by side: each holds a runner on the device
 HOPE = 1.5  # an option may turn out so many times better than expected
 _Z = 1.959963984540054  # half of a 95% interval in standard errors
+
+Watch = Callable[[Sequence[Trial]], None]
 
 
 @dataclass
@@ -34,6 +36,7 @@ class State:
     trials: list[Trial] = field(default_factory=list)
     cuts: set[frozenset[Literal]] = field(default_factory=set)
     refused: list[str] = field(default_factory=list)
+    watch: Watch = lambda _: None
 
     @property
     def base(self) -> Trial:
@@ -57,6 +60,8 @@ class State:
                 return
             readings = self.lab.measure(run)
             self.trials += [self._trial(c, readings[c], None, priced) for c in run]
+            if priced:
+                self.watch(tuple(self.trials))
 
     def trial(self, choice: Choice) -> Trial:
         """Measure one whole plan and compare it with what the model expected."""
@@ -64,12 +69,14 @@ class State:
         reading = self.lab.measure([choice])[choice]
         made = self._trial(choice, reading, predicted if math.isfinite(predicted) else None, True)
         self.trials.append(made)
+        self.watch(tuple(self.trials))
         self.note(_told(self.budget, made))
         return made
 
     def price(self) -> None:
         """Read the costs of what was measured before it was known that they are needed."""
         self.trials = [self._trial(t.choice, t.reading, t.predicted, True) for t in self.trials]
+        self.watch(tuple(self.trials))
 
     def possible(self, choice: Choice) -> bool:
         """Tell whether a choice can be built, and remember what in it cannot."""

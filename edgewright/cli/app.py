@@ -252,23 +252,34 @@ def tune_command(
 @app.command("search")
 def search_command(
     model: options.Model,
-    latency_budget: Annotated[
-        str, typer.Option(help="12ms, 800us, 3.2Minsn (emulated), or 0.7x of the merged float model.")
-    ],
+    latency_budget: options.LatencyBudget = None,
+    sweep: options.Sweep = None,
     calibration: Annotated[str | None, typer.Option(metavar="FILE:ATTR", help="Calibration batches.")] = None,
     profile: options.Profile = "host",
     device: options.Device = "local",
     target: options.Target = None,
     inputs: options.Inputs = None,
     out: options.Out = Path("out"),
+    percentile: Annotated[str, typer.Option(help="p50 or p90: whose upper bound meets the budget.")] = "p50",
+    max_bytes: options.SearchBytes = None,
+    labels: options.Labels = None,
+    max_accuracy_drop: options.MaxAccuracyDrop = "1%",
+    cost: options.Cost = None,
+    strategy: options.Strategy = "integer",
+    storage: options.Storage = None,
+    donor: options.Donor = None,
+    max_measurements: Annotated[int | None, typer.Option(min=1, help="Measure so many variants.")] = None,
+    max_device_seconds: Annotated[float | None, typer.Option(help="Take the device for so long.")] = None,
     database: options.Database = None,
     randomize: options.Randomize = None,
     wait: options.Wait = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the halves, the bootstrap and the strategy.")] = 0,
     as_json: options.Json = False,
 ) -> None:
     """Find the most accurate variant within a latency budget, measured on the device."""
     with working("search") as progress:
         progress("start")
+        from compiler.search.experiments import MeasurementBudget
         from edgewright.searching import search
 
         found = search(
@@ -276,6 +287,7 @@ def search_command(
             profile=profile,
             device=device,
             latency_budget=latency_budget,
+            sweep=sweep,
             calibration=calibration,
             out=out,
             target=target,
@@ -283,7 +295,17 @@ def search_command(
             database=options.database_url(database),
             randomize=randomize,
             wait_s=wait,
+            seed=seed,
             progress=progress,
+            limits=MeasurementBudget(max_measurements, max_device_seconds),
+            percentile=percentile,
+            max_bytes=options.read_bytes(max_bytes),
+            labels=labels,
+            max_accuracy_drop=options.read_drop(max_accuracy_drop),
+            strategy=strategy,
+            storage=storage,
+            cost=cost,
+            donor=donor,
         )
     emit_json(found.document()) if as_json else show.search(found.document())
 

@@ -63,7 +63,7 @@ class Kept:
 def test_stopped_at_twenty_random_points_it_ends_with_the_same_plan(tmp_path: Path) -> None:
     whole = Kept(tmp_path / "whole.jsonl", None)
     undisturbed = whole.run()
-    assert whole.answers > 40
+    assert whole.answers > 30
     points = np.random.default_rng(0).choice(whole.answers, 20, replace=False)
     for point in map(int, points):
         path = tmp_path / f"{point}.jsonl"
@@ -78,14 +78,13 @@ def test_stopped_at_twenty_random_points_it_ends_with_the_same_plan(tmp_path: Pa
 
 def test_stopped_before_every_answer_in_turn_it_measures_nothing_twice(tmp_path: Path) -> None:
     undisturbed = Kept(tmp_path / "whole.jsonl", None).run()
-    path, kept, runs = tmp_path / "steps.jsonl", [], 0
+    path, runs = tmp_path / "steps.jsonl", 0
     while True:
         step = Kept(path, 3)  # three answers at a time
         try:
             outcome = step.run()
         except Stopped:
             runs += 1
-            kept += step.world.measured()[: -1 or None] if False else []
             continue
         break
     assert runs > 10

@@ -77,14 +77,17 @@ def fit_process(points: Floats, values: Floats, shapes: Iterable[Shape] = GRID) 
     best: tuple[float, Process] | None = None
     for shape in shapes:
         system = _similarity(scaled, scaled, shape) + np.eye(len(scaled)) * shape.noise**2
-        inverse = np.linalg.inv(system)
+        inverse = np.asarray(np.linalg.inv(system), dtype=np.float64)
         weights = inverse @ target
         left = np.diag(inverse)
         residuals, errors = weights / left, 1 / np.sqrt(left)
         score = float(np.mean(np.log(errors) + (residuals / errors) ** 2 / 2))
         if best is None or score < best[0]:
-            kept = (weights, inverse, scale * residuals, scale * errors)
-            best = score, Process(shape, scaled, centre, spread, scale, middle, *kept)
+            residuals, errors = scale * residuals, scale * errors
+            best = (
+                score,
+                Process(shape, scaled, centre, spread, scale, middle, weights, inverse, residuals, errors),
+            )
     assert best is not None, "no shape was given"
     return best[1]
 
@@ -94,4 +97,5 @@ def _similarity(left: Floats, right: Floats, shape: Shape) -> Floats:
     squares = (left**2).mean(1)[:, None] + (right**2).mean(1)[None, :] - 2 * inner
     distance = np.sqrt(3 * np.maximum(squares, 0)) / shape.length
     bent: Floats = shape.bend**2 * (1 + distance) * np.exp(-distance)
-    return shape.offset**2 + shape.slope**2 * inner + bent
+    found: Floats = shape.offset**2 + shape.slope**2 * inner + bent
+    return found

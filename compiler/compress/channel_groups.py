@@ -210,7 +210,9 @@ def _kinds(graph: Graph, count: int, axes: Mapping[Value, tuple[Axis, ...]]) -> 
 
 def _width(graph: Graph, walk: Walk, count: int, axes: Mapping[Value, tuple[Axis, ...]]) -> Atoms:
     """Return the least number of channels that each unit is in any weight, those of all groups counted."""
-    groups = {(graph.node(r.node).operand("weight").node, (r.dim,)): r.groups for r, _ in walk.readers}
+    groups: dict[tuple[str, tuple[int, ...]], int] = {
+        (graph.node(r.node).operand("weight").node, (r.dim,)): r.groups for r, _ in walk.readers
+    }
     width = np.full(count, np.iinfo(np.int64).max)
     for name, axis in _stored(graph, axes):
         units, counts = np.unique(axis.atoms, return_counts=True)

@@ -287,8 +287,8 @@ def product(walk: Walk, node: Node) -> None:
         [a for a in walk.of(v) if min(a.dims) >= rank - o - 2]
         for v, o in zip((left, right), offsets, strict=True)
     ]
-    for axis in (_only(plain[0], rank - offsets[0] - 1), _only(plain[1], rank - offsets[1] - 2)):
-        walk.fix(axis, "a product of two computed matrices sums over it", node)
+    for summed in (_only(plain[0], rank - offsets[0] - 1), _only(plain[1], rank - offsets[1] - 2)):
+        walk.fix(summed, "a product of two computed matrices sums over it", node)
     rows, columns = _only(plain[0], rank - offsets[0] - 2), _only(plain[1], rank - offsets[1] - 1)
     result += [a.moved((rank - 2 + i,)) for i, a in enumerate((rows, columns)) if a is not None]
     walk.axes[node.value] = tuple(result)

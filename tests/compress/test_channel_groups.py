@@ -63,7 +63,7 @@ def _flattened(x, conv, head):
 
 def _fused(x, qkv, out):
     n, t, _ = x.shape
-    q, k, v = qkv(x).reshape(n, t, 3, 4, 3).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k, v = qkv(x).reshape(n, t, 3, 3, 4).permute(2, 0, 3, 1, 4).unbind(0)
     return out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, 12))
 
 

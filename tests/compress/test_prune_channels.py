@@ -182,27 +182,42 @@ def test_refit_where_nothing_was_lost_changes_nothing(graph):
         assert torch.equal(fitted.constant(weight), graph.constant(weight))
 
 
-def test_refit_makes_a_copied_channel_dispensable():
-    """Of two equal channels one can go: the weights of the other take its part, exactly."""
+READERS = {
+    "strided": lambda: nn.Conv2d(8, 6, (3, 2), stride=2, padding=(1, 2)),
+    "dilated, in groups": lambda: nn.Conv2d(8, 6, 3, padding=2, dilation=2, groups=2, bias=False),
+    "pointwise": lambda: nn.Conv2d(8, 6, 1),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_refit_makes_a_copied_channel_dispensable(reader):
+    """Of two equal channels one can go: the weights of the other take its part, but for the damping."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    first = nn.Conv2d(3, 8, 3, padding=1)
     with torch.no_grad():
-        net[0].weight[4:], net[0].bias[4:] = net[0].weight[:4], net[0].bias[:4]
-    samples = [(torch.randn(16, 6),) for _ in range(8)]
-    graph = compile_graph(net.double(), samples[0][0].double())
-    setting = Setting([(x.double(),) for (x,) in samples], step=1)
+        for tensor in (first.weight, first.bias):
+            tensor[1::2] = tensor[::2]
+    net = nn.Sequential(first, nn.ReLU(), READERS[reader](), nn.Flatten(), nn.Linear(1, 2))
+    net[4] = nn.Linear(net[:4](torch.zeros(1, 3, 12, 12)).shape[1], 2)
+    graph = compile_graph(net, torch.zeros(1, 3, 12, 12))
     channels = find_channels(graph)
-    (group,) = channels.offered()
+    group = next(g for g in channels.offered() if g.sources == ("conv2d",))
     kept = np.ones(channels.count, bool)
-    kept[group.units[4:]] = False
+    kept[group.units[1::2]] = False
     smaller = cut(graph, channels, kept)
-    fitted = refit_readers(graph, smaller, channels, kept, group.readers, setting.samples)
-    errors = [
-        float((evaluate(g, s)[0] - evaluate(graph, s)[0]).abs().max())
-        for g in (smaller, fitted)
-        for s in setting.samples[:1]
-    ]
-    assert errors[1] < 0.1 * errors[0]
+    fitted = refit_readers(graph, smaller, channels, kept, group.readers, SETTING.samples)
+    before, after = (_error(graph, g, group.readers[0], channels, kept) for g in (smaller, fitted))
+    assert after < 0.01 * before
+
+
+@pytest.mark.parametrize("criterion", ["activation", "lrp", "taylor"])
+def test_units_that_give_nothing_are_the_ones_that_go(graph, criterion):
+    group = next(g for g in find_channels(graph).offered() if g.site == "channels:up")
+    muted = scaled(graph, {group.readers[0]: torch.arange(32) % 2})
+    smaller = apply(muted, {group.site: f"keep:16:{criterion}"}, SETTING)
+    for sample in _samples(3, seed=9):
+        (wanted,), (found,) = (evaluate(g, sample) for g in (muted, smaller))
+        assert float((found - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
 
 
 # ---- LRP

@@ -143,7 +143,8 @@ def _loop(lab: Lab, setting: Setting, known: Sequence[Trial]) -> Outcome:
     space, budget = lab.space, setting.budget
     alone = [c for c in first_run(space, budget) if not space.structural(c)]
     lab.prepare(alone[: len(alone) if setting.limits.measurements is None else 1], costs=not known)
-    strategy = open_strategy(setting.strategy, StrategySetting(space, budget, setting.seed))
+    named = StrategySetting(space, budget, setting.seed, _most_bytes(setting))
+    strategy = open_strategy(setting.strategy, named)
     return search_loop(
         space,
         budget,
@@ -162,7 +163,7 @@ def _shown(lab: Lab, setting: Setting) -> Watch:
     storage = setting.storage
     if storage is None:
         return lambda _: None
-    named = StrategySetting(lab.space, setting.budget, setting.seed)
+    named = StrategySetting(lab.space, setting.budget, setting.seed, _most_bytes(setting))
     name = f"{setting.profile.name}-{hashlib.sha256(lab.identity.encode()).hexdigest()[:8]}"
     opened: list[Dashboard] = []
 

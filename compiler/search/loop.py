@@ -24,7 +24,7 @@ Pure: costs and measurements come in as callables.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from compiler.errors import InfeasibleBudgetError
@@ -37,7 +37,7 @@ from compiler.search.trial import Outcome, Reading, Trial
 
 __all__ = ["Outcome", "Reading", "Trial", "first_run", "propose", "search_loop"]
 
-Propose = Callable[[Sequence[Trial]], Choice | None]
+Propose = Callable[[Sequence[Trial], Collection[Choice]], Choice | None]
 REFUSALS = 50  # proposals that cannot be built, before a search gives up proposing
 
 
@@ -62,7 +62,8 @@ def search_loop(
         limits: how much may be measured.
         most_bytes: the most the winner's program may take.
         known: trials of an earlier search in the same space, which are not made again.
-        propose: another strategy than the integer programme: the next choice, given all trials.
+        propose: another strategy than the integer programme: the next choice, given all trials and the
+            choices that were proposed and could not be built.
         note: called with what happens.
         watch: called with all trials when there are more of them.
 
@@ -75,13 +76,16 @@ def search_loop(
         return Outcome(state.base, tuple(state.trials), None)
     state.price()
     made = 0
+    refused: list[Choice] = []
     for _ in range(REFUSALS):
         if made == state.limits.trials or state.left() == 0:
             break
-        choice = propose(tuple(state.trials)) if propose is not None else _programme(state)
+        choice = propose(tuple(state.trials), tuple(refused)) if propose is not None else _programme(state)
         if choice is None:
             break
-        if all(t.choice != choice for t in state.trials) and state.possible(choice):
+        if any(t.choice == choice for t in state.trials) or not state.possible(choice):
+            refused.append(choice)
+        else:
             state.trial(choice)
             made += 1
     winner = state.best()

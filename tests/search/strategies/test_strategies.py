@@ -8,7 +8,9 @@ import pytest
 
 from compiler.errors import UsageError
 from compiler.search.budget import parse_budget
+from compiler.search.experiments import Experiments, MeasurementBudget
 from compiler.search.front import front, hypervolume
+from compiler.search.loop import search_loop
 from compiler.search.output_cost import CostEstimate
 from compiler.search.space import PRECISION, Choice, Site, Space, initial_choices
 from compiler.search.strategy import Setting, draw, excess, list_strategies, open_strategy, winner
@@ -152,10 +154,29 @@ def test_a_draw_finds_the_one_choice_left() -> None:
 
 @pytest.mark.parametrize("name", BLACK_BOX)
 def test_what_is_refused_is_not_proposed_again(name: str) -> None:
-    strategy = open_strategy(name, SETTING)
-    trials = [measured(c) for c in initial_choices(SPACE)]
+    space = Space(tuple(Site(f"s:{i}", PRECISION, ("a", "b", "c")) for i in range(3)))
+    strategy = open_strategy(name, Setting(space, BUDGET))
+    trials = [
+        Trial(c, measured((*c, 0, 0, 0, 0, 0)).reading) for c in itertools.islice(np.ndindex(3, 3, 3), 12)
+    ]
     refused: list[Choice] = []
-    for _ in range(12):
-        refused.append(strategy.propose(trials, refused))
-    assert len(set(refused)) == 12
+    while (choice := strategy.propose(trials, refused)) is not None:
+        refused.append(choice)
+    assert len(set(refused)) == len(refused) == 27 - 12
     assert not set(refused) & {t.choice for t in trials}
+
+
+def test_a_search_goes_on_past_what_cannot_be_built() -> None:
+    def refuses(choice: Choice) -> str | None:
+        return "made up" if any(a == b != 0 for a, b in itertools.pairwise(choice)) else None
+
+    strategy = open_strategy("evolution", Setting(SPACE, BUDGET))
+    lab = Experiments(
+        lambda choices: {c: measured(c).reading for c in choices},
+        lambda c: measured(c).cost,
+        refuses=refuses,
+    )
+    found = search_loop(SPACE, BUDGET, lab, MeasurementBudget(trials=5), propose=strategy.propose)
+    first = [c for c in initial_choices(SPACE) if refuses(c) is None]
+    assert len(found.trials) == len(first) + 5
+    assert not any(refuses(t.choice) for t in found.trials)

@@ -176,7 +176,9 @@ def test_a_search_goes_on_past_what_cannot_be_built() -> None:
         lambda c: measured(c).cost,
         refuses=refuses,
     )
-    found = search_loop(SPACE, BUDGET, lab, MeasurementBudget(trials=5), propose=strategy.propose)
+    found = search_loop(
+        SPACE, parse_budget("0.7x"), lab, MeasurementBudget(trials=5), propose=strategy.propose
+    )
     first = [c for c in initial_choices(SPACE) if refuses(c) is None]
     assert len(found.trials) == len(first) + 5
     assert not any(refuses(t.choice) for t in found.trials)

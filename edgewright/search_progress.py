@@ -1,6 +1,6 @@
 """How a search stands, from its events: a state that each event turns into the next, and lines of text.
 
-    started -> proposed -> measured -> ... -> repaired -> ... -> finished
+    started -> measured -> measured -> ... -> finished
 
 A terminal shows the state as a table that stays in place (`edgewright.cli.search_live`); a log gets one
 line for each event. The model's error is that of predictions made before measuring, over what was measured.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from compiler.search.events import Event, Finished, Measured, Proposed, Repaired, Started
+from compiler.search.events import Event, Finished, Measured, Started
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,6 @@ class SearchState:
     left: int | None = None
     best: Measured | None = None
     errors: tuple[float, ...] = ()
-    repairs: int = 0
-    repairs_kept: int = 0
 
     @property
     def error(self) -> float | None:
@@ -41,10 +39,7 @@ def advance(state: SearchState, event: Event) -> SearchState:
             return SearchState(event.model, event.budget, event.sites, left=event.left)
         case Measured():
             return _measured(state, event)
-        case Repaired():
-            kept = state.repairs_kept + event.kept
-            return replace(state, repairs=state.repairs + 1, repairs_kept=kept)
-        case Proposed() | Finished():
+        case Finished():
             return state
 
 
@@ -54,13 +49,8 @@ def line(event: Event) -> str:
         case Started():
             most = "" if event.left is None else f", {event.left} measurements at most"
             return f"{event.model}: {event.sites} sites, budget {event.budget}{most}"
-        case Proposed():
-            return f"propose {event.variant}: predicted {event.predicted:.3f}x"
         case Measured():
             return _measured_line(event)
-        case Repaired():
-            verdict = "kept" if event.kept else "not kept"
-            return f"repair {event.variant}: cost {event.before:.3g} to {event.after:.3g}, {verdict}"
         case Finished():
             return f"chosen {event.variant}: {event.high:.3f}x at most, cost {event.cost:.3g}"
 
@@ -79,7 +69,6 @@ def rows(state: SearchState) -> tuple[tuple[str, str], ...]:
         ("measured", str(state.measured)),
         ("measurements left", "no bound" if state.left is None else str(state.left)),
         ("model error", told),
-        *((("repairs", f"{state.repairs_kept} of {state.repairs} kept"),) if state.repairs else ()),
     )
 
 

@@ -6,7 +6,6 @@ goes on where it stopped, and a changed model, calibration, profile, device or r
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -22,12 +21,10 @@ from compiler.device import DeviceProfile
 from compiler.ir.graph import Graph
 from compiler.plan import Plan
 from compiler.records import Artifact
-from compiler.search.dashboard import Dashboard, open_dashboard
 from compiler.search.journal import Journal
 from compiler.search.loop import first_run, search_loop
 from compiler.search.output_cost import cost_kind
 from compiler.search.space import PRECISION
-from compiler.search.state import Watch
 from compiler.search.strategy import Setting as StrategySetting
 from compiler.search.strategy import open_strategy
 from compiler.search.trial import Outcome, Trial
@@ -52,6 +49,7 @@ from edgewright.search_setting import (
 )
 from edgewright.search_space import Offers, heaviest, make_space
 from edgewright.search_structures import Structures
+from edgewright.search_watch import chosen, watching
 from edgewright.stages import Method, Prepared, Stage
 
 
@@ -81,7 +79,11 @@ def opened(prepared: Prepared, halves: Halves, setting: Setting) -> Iterator[Lab
         kind = cost_kind(prepared.graph, setting.cost)
         yield Lab(
             space=make_space(
-                structures.segments, structures.calibrated(), offers, prior, PRECISION in setting.methods
+                structures.segments,
+                structures.calibrated(),
+                offers,
+                prior,
+                setting.methods is None or PRECISION in setting.methods,
             ),
             structures=structures,
             costs=CostReader(prepared.graph, kind, setting.progress),
@@ -106,8 +108,9 @@ def opened(prepared: Prepared, halves: Halves, setting: Setting) -> Iterator[Lab
 
 def search_point(prepared: Prepared, lab: Lab, setting: Setting, known: Sequence[Trial]) -> SearchResult:
     """Search for one budget and write what comes of it; `known` was measured for others."""
-    outcome = _loop(lab, setting, known)
+    outcome = _loop(prepared.model.spec, lab, setting, known)
     outcome = heal_winner(lab, outcome, setting.budget, _most_bytes(setting))
+    chosen(outcome.winner, lab, setting)
     return _finish(prepared, lab, outcome, setting)
 
 
@@ -139,7 +142,7 @@ def _most_bytes(setting: Setting) -> float:
     return math.inf if setting.max_bytes is None else float(setting.max_bytes)
 
 
-def _loop(lab: Lab, setting: Setting, known: Sequence[Trial]) -> Outcome:
+def _loop(model: str, lab: Lab, setting: Setting, known: Sequence[Trial]) -> Outcome:
     space, budget = lab.space, setting.budget
     alone = [c for c in first_run(space, budget) if not space.structural(c)]
     lab.prepare(alone[: len(alone) if setting.limits.measurements is None else 1], costs=not known)
@@ -154,25 +157,8 @@ def _loop(lab: Lab, setting: Setting, known: Sequence[Trial]) -> Outcome:
         known=known,
         propose=None if setting.strategy == INTEGER else strategy.propose,
         note=setting.progress,
-        watch=_shown(lab, setting),
+        watch=watching(model, lab, setting, named),
     )
-
-
-def _shown(lab: Lab, setting: Setting) -> Watch:
-    """Return what shows trials in a storage of Optuna's, nothing where there is none."""
-    storage = setting.storage
-    if storage is None:
-        return lambda _: None
-    named = StrategySetting(lab.space, setting.budget, setting.seed, _most_bytes(setting))
-    name = f"{setting.profile.name}-{hashlib.sha256(lab.identity.encode()).hexdigest()[:8]}"
-    opened: list[Dashboard] = []
-
-    def watch(trials: Sequence[Trial]) -> None:
-        if not opened:
-            opened.append(open_dashboard(storage, name, named, trials))
-        opened[0].show(trials)
-
-    return watch
 
 
 def _finish(prepared: Prepared, lab: Lab, outcome: Outcome, setting: Setting) -> SearchResult:

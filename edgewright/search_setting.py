@@ -16,6 +16,7 @@ from compiler.ir.digest import content_digest
 from compiler.ir.graph import Graph
 from compiler.records import Metric
 from compiler.search.budget import Budget
+from compiler.search.events import Watch, unwatched
 from compiler.search.experiments import MeasurementBudget
 from compiler.search.label_gate import LabelGate
 from compiler.search.space import PRECISION
@@ -38,8 +39,9 @@ class Setting:
     """Where and how a search runs; `workers` is the number of lowering processes, 0 for none.
 
     `cost` is `kl`, `js` or `mse`, None for what the outputs suggest. `storage` is a database of Optuna's
-    that shows the trials, `donor` a second merged model for stitching, `methods` the kinds of decisions.
-    `advice` is what to tell the user about the calibration data.
+    that shows the trials, `donor` a second merged model for stitching, `methods` the kinds of decisions,
+    None for all. `advice` is what to tell the user about the calibration data, `watch` is told of each
+    measurement.
     """
 
     target: Target
@@ -61,12 +63,13 @@ class Setting:
     storage: str | None = None
     cost: str | None = None
     donor: Graph | None = None
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] | None = None
     advice: tuple[str, ...] = ()
+    watch: Watch = unwatched
 
     def __post_init__(self) -> None:
-        unknown = [m for m in self.methods if m not in METHODS]
-        if unknown or not self.methods:
+        unknown = [m for m in self.methods or () if m not in METHODS]
+        if unknown or self.methods == ():
             raise UsageError(f"no method {', '.join(unknown) or 'given'}; accepted: {', '.join(METHODS)}")
         if self.percentile not in PERCENTILES:
             raise UsageError(f"no percentile {self.percentile!r}; accepted: {', '.join(PERCENTILES)}")
@@ -103,7 +106,7 @@ def identity(graph: Graph, halves: Halves, setting: Setting) -> dict[str, str]:
         "seed": str(setting.seed),
         "limits": f"{RANGE_SAMPLES} {FIT_SAMPLES} {MOST_SAMPLES}",
         "cost": setting.cost or "",
-        "methods": " ".join(setting.methods),
+        "methods": " ".join(METHODS if setting.methods is None else setting.methods),
         "labels": "" if setting.labels is None else _labels_digest(setting.labels),
         "donor": "" if setting.donor is None else content_digest(setting.donor),
     }

@@ -21,6 +21,7 @@ import torch
 from compiler.device import DeviceProfile
 from compiler.errors import UsageError
 from compiler.search.budget import Budget, parse_budget
+from compiler.search.events import Watch, unwatched
 from compiler.search.experiments import MeasurementBudget
 from devices import open_device
 from devices.database import MeasurementDatabase
@@ -32,7 +33,7 @@ from edgewright.search_lowering import default_workers
 from edgewright.search_output import FRONT_SCHEMA, TRIED_SCHEMA, SearchResult
 from edgewright.search_run import run_search
 from edgewright.search_samples import halve, read_calibration
-from edgewright.search_setting import INTEGER, METHODS, MOST_MEASUREMENTS, Setting, check_metric
+from edgewright.search_setting import INTEGER, MOST_MEASUREMENTS, Setting, check_metric
 from edgewright.search_steps import counted
 from edgewright.search_sweep import SweepResult, read_sweep, run_sweep
 from edgewright.stages import Progress, prepare, silent
@@ -58,6 +59,7 @@ def search(
     workers: int | None = None,
     wait_s: float | None = None,
     progress: Progress = silent,
+    watch: Watch = unwatched,
     limits: MeasurementBudget | None = None,
     percentile: str = "p50",
     max_bytes: int | None = None,
@@ -92,7 +94,8 @@ def search(
         seed: decides the halves and the bootstrap.
         workers: processes that lower variants side by side; one for each processor by default.
         wait_s: how long to wait for a device that is in use, in seconds; as long as it takes by default.
-        progress: called with what happens.
+        progress: called with what is being done.
+        watch: called with what was found (`compiler.search.events`).
         limits: how much may be measured; `MOST_MEASUREMENTS` variants by default.
         percentile: `p50` or `p90`: whose upper confidence bound has to be within the budget.
         max_bytes: the most the program's files may take.
@@ -141,7 +144,8 @@ def search(
         strategy=strategy,
         storage=storage,
         cost=cost,
-        methods=METHODS if methods is None else tuple(methods),
+        methods=None if methods is None else tuple(methods),
+        watch=watch,
     )
     progress("load")
     loaded = load_model(model, inputs, randomize=randomize)

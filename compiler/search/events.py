@@ -21,14 +21,6 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Proposed:
-    """A choice is about to be built and measured; the model expects `predicted` of it."""
-
-    variant: str
-    predicted: float
-
-
-@dataclass(frozen=True)
 class Measured:
     """A variant was measured: its ratio with 95% bounds, whether it meets the budget, its cost if known."""
 
@@ -43,16 +35,6 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Repaired:
-    """A swap of decisions was tried: the cost before and after, and whether it was kept."""
-
-    variant: str
-    before: float
-    after: float
-    kept: bool
-
-
-@dataclass(frozen=True)
 class Finished:
     """The search has its winner; `high` is the upper bound that meets the budget."""
 
@@ -61,7 +43,7 @@ class Finished:
     cost: float
 
 
-Event = Started | Proposed | Measured | Repaired | Finished
+Event = Started | Measured | Finished
 Watch = Callable[[Event], None]
 
 

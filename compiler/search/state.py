@@ -70,7 +70,6 @@ class State:
         made = self._trial(choice, reading, predicted if math.isfinite(predicted) else None, True)
         self.trials.append(made)
         self.watch(tuple(self.trials))
-        self.note(_told(self.budget, made))
         return made
 
     def price(self) -> None:
@@ -243,12 +242,3 @@ def first_singles(state: State) -> list[Choice]:
 def _observation(trial: Trial) -> Observation:
     reading = trial.reading
     return Observation(trial.choice, reading.ratio, (reading.ratio_high - reading.ratio_low) / (2 * _Z))
-
-
-def _told(budget: Budget, trial: Trial) -> str:
-    reading = trial.reading
-    predicted = "" if trial.predicted is None else f"predicted {trial.predicted:.3f}x, "
-    return (
-        f"{predicted}measured {reading.ratio:.3f}x ({reading.shown(reading.median_ns)}): "
-        f"{'within' if reading.within(budget) else 'over'} budget"
-    )

@@ -11,6 +11,7 @@ conversions between formats included, so that changes of neighbours need not add
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 
 from compiler.cost.latency_table import LatencyTable
@@ -121,7 +122,7 @@ def _variant(result: SearchResult, row: Row, front: frozenset[Made], ideal_ns: f
         front=_made(trial) in front,
         bytes=row.bytes,
         predicted=None if trial.predicted is None else scale * trial.predicted,
-        fitted=None if model is None else scale * model.predict(trial.choice),
+        fitted=None if model is None else _finite(scale * model.predict(trial.choice)),
         ideal=scale * ideal_ns / reading.base_ns,
     )
 
@@ -170,7 +171,12 @@ def _change(result: SearchResult, site: int) -> float | None:
     if model is None:
         return None
     kept = tuple(0 if i == site else o for i, o in enumerate(winner.choice))
-    return _scale(result, winner.reading) * (model.predict(winner.choice) - model.predict(kept))
+    return _finite(_scale(result, winner.reading) * (model.predict(winner.choice) - model.predict(kept)))
+
+
+def _finite(value: float) -> float | None:
+    """Return a prediction, None where an option of it was never measured alone."""
+    return value if math.isfinite(value) else None
 
 
 def _module(site: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
-from compiler.search.events import Finished, Measured, Proposed, Repaired, Started
+from compiler.search.events import Finished, Measured, Started
 from edgewright.cli.search_live import SearchDisplay
 from edgewright.search_progress import SearchState, advance, line, rows
 
@@ -15,12 +15,8 @@ EVENTS = [
     Started("net", "0.7x", 9, left=20),
     Measured("float32", 1.0, 1.0, 1.0, within=False, cost=0.0, left=19),
     Measured("int8", 0.5, 0.49, 0.51, within=True, cost=2e-3, left=18),
-    Proposed("int8 in 1,2", 0.66),
     Measured("int8 in 1,2", 0.6, 0.59, 0.61, within=True, cost=1e-3, predicted=0.66, left=17),
-    Proposed("int8 in 1", 0.68),
     Measured("int8 in 1", 0.8, 0.79, 0.81, within=False, cost=1e-5, predicted=0.68, left=16),
-    Repaired("int8 in 1,3", 1e-3, 9e-4, kept=True),
-    Repaired("int8 in 1,4", 9e-4, 8.99e-4, kept=False),
 ]
 
 
@@ -47,23 +43,22 @@ def test_the_model_is_judged_by_what_it_said_beforehand():
     assert ("model error", "nothing predicted yet") in rows(after(EVENTS[:3]))
 
 
-def test_the_table_tells_budget_best_measurements_left_and_repairs():
+def test_the_table_tells_budget_best_measurements_left():
     told = dict(rows(after(EVENTS)))
     assert told["budget"] == "0.7x"
     assert told["best so far"] == "int8 in 1,2: 0.610x at most, cost 0.001"
     assert (told["measured"], told["measurements left"]) == ("4", "16")
-    assert told["repairs"] == "1 of 2 kept"
     assert dict(rows(after([Started("net", "5ms", 3)])))["measurements left"] == "no bound"
 
 
 def test_each_event_is_one_line_of_a_log():
     lines = [line(e) for e in [*EVENTS, Finished("int8 in 1,2", 0.61, 1e-3)]]
     assert lines[0] == "net: 9 sites, budget 0.7x, 20 measurements at most"
-    assert lines[4] == (
+    assert lines[3] == (
         "measured int8 in 1,2: 0.600x (0.590 to 0.610), predicted 0.660x, cost 0.001: within budget, "
         "17 measurements left"
     )
-    assert "over budget" in lines[6]
+    assert "over budget" in lines[4]
     assert lines[-1] == "chosen int8 in 1,2: 0.610x at most, cost 0.001"
     assert not any("\n" in text for text in lines)
 

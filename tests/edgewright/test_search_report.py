@@ -71,7 +71,7 @@ def cost(choice):
 
 def result(tmp_path, budget="0.85x"):
     """A search with the real loop, on a real graph, where latencies and costs are known."""
-    space = Space("precision", tuple(Site(s.site, ("float32", "int8")) for s in segments(graph())))
+    space = Space(tuple(Site(s.site, "precision", ("float32", "int8")) for s in segments(graph())))
     outcome = search_loop(space, parse_budget(budget), lambda cs: {c: reading(c) for c in cs}, cost)
     rows = [Row("".join(map(str, t.choice)), t, 1_000_000) for t in outcome.trials]
     return SearchResult(

@@ -16,6 +16,7 @@ from compiler.plan import parse_plan
 from compiler.search.budget import parse_budget
 from compiler.search.experiments import MeasurementBudget
 from edgewright.search_labels import check_disjoint, read_labels
+from edgewright.search_run import run_search
 from edgewright.search_samples import halve, read_calibration
 from edgewright.search_sweep import read_sweep, run_sweep
 from tests.edgewright.test_searching import Clock, calibrations, images, prepared, run, setting
@@ -54,7 +55,7 @@ def method(monkeypatch):
 
 def test_structure_and_precision_are_chosen_together(setting, method):
     limits = MeasurementBudget(repairs=2)  # each structure's int8 ranges are read anew
-    result = run(replace(setting, budget=parse_budget("0.7x"), limits=limits))
+    result = run(replace(setting, budget=parse_budget("0.7x"), limits=limits, methods=None))
     assert {s.method for s in result.space.sites} == {"drop", "precision"}
     assert result.space.overlaps
     assert result.outcome.winner.reading.ratio_high <= 0.7
@@ -105,7 +106,7 @@ def test_the_ninetieth_percentile_is_judged_where_it_is_asked_for(setting):
 
 
 def test_few_measurements_are_kept_to(setting, method):
-    result = run(replace(setting, limits=MeasurementBudget(5), budget=parse_budget("0.75x")))
+    result = run(replace(setting, limits=MeasurementBudget(5), budget=parse_budget("0.75x"), methods=None))
     assert len([t for t in result.outcome.trials if any(t.choice)]) <= 5
 
 
@@ -128,11 +129,14 @@ def test_labels_of_the_wrong_length_and_of_calibration_samples_are_told():
 
 
 def test_outputs_that_are_not_numbers_are_told(setting):
-    bad = [(x[0] * float("nan"),) for x in images(8)]
-    with pytest.raises(NumericError, match="NaN"):
-        from edgewright.search_run import run_search
-
+    bad = [(x[0] + float("inf"),) for x in images(8)]
+    with pytest.raises(NumericError, match=r"NaN|infinite"):
         run_search(prepared(), halve(prepared().graph, bad), setting)
+
+
+def test_inputs_that_are_not_numbers_are_told():
+    with pytest.raises(UsageError, match=r"batch 0 .* NaN in the input 'x'"):
+        halve(prepared().graph, [(x[0] * float("nan"),) for x in images(8)])
 
 
 def test_a_generator_that_raises_midway_keeps_its_cause():

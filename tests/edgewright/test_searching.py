@@ -178,7 +178,8 @@ def setting(tmp_path, calibrations):
     )
     profile = DeviceProfile("paper", "", "local", ("paper",), 1, protocol=protocol)
     out = tmp_path / "out"
-    return Setting(Paper(), profile, Clock(), parse_budget("0.8x"), out, tmp_path / "measurements.db")
+    database = tmp_path / "measurements.db"
+    return Setting(Paper(), profile, Clock(), parse_budget("0.8x"), out, database, methods=("precision",))
 
 
 def run(setting, count=24, seed=1):

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -24,6 +24,9 @@ from compiler.plan import Plan, parse_plan
 from compiler.records import Artifact
 from compiler.search.experiments import MeasurementBudget
 from compiler.target import INT8
+
+if TYPE_CHECKING:
+    from edgewright.search_output import SearchResult
 
 BUDGETS = (0.8, 0.6, 0.4)
 STRATEGIES = {OURS: "integer", "NSGA-II": "nsga2", "TPE": "tpe", "random": "random"}
@@ -102,7 +105,7 @@ def _searched(
 
     limits = None if evaluations is None else MeasurementBudget(evaluations, trials=evaluations)
     try:
-        result = search(
+        found = search(
             network.module,
             latency_budget=f"{budget:g}x",
             calibration=network.calibration,
@@ -117,6 +120,7 @@ def _searched(
         )
     except InfeasibleBudgetError as error:
         return Answer(evaluations, str(error))
+    result = cast("SearchResult", found)  # of one budget, not of a sweep
     trials, space = result.outcome.trials, result.space
     int8 = next((t for t in trials if t.choice == space.uniform(INT8) and not t.heals), None)
     return Answer(
@@ -124,7 +128,7 @@ def _searched(
         plan=result.plan.text(),
         artifact=str(result.artifact.folder),
         searched=result.outcome.winner.reading.ratio_high,
-        uniform=int8 and (space.plan(int8.choice).text(), int8.reading.ratio_high),
+        uniform=None if int8 is None else (space.plan(int8.choice).text(), int8.reading.ratio_high),
     )
 
 
@@ -169,8 +173,8 @@ def judged(network: Trained, place: Place, found: Mapping[str, Answer], work: Pa
     for (way, artifact), reading in zip(artifacts.items(), readings, strict=True):
         accuracy, divergences = held_out(network, place, artifact, reference)
         answer = found[way]
-        own = (answer.searched, accuracy, divergences, answer.evaluations or 0, answer.plan)
-        entries[way] = Entry(*reading, *own)
+        found_by = (answer.evaluations or 0, answer.plan)
+        entries[way] = Entry(*reading, answer.searched, accuracy, divergences, *found_by)
     return entries
 
 
@@ -195,7 +199,7 @@ def paired(artifacts: Sequence[Artifact], place: Place, work: Path) -> list[tupl
 def outputs_of_module(network: Trained) -> torch.Tensor:
     """Return the float model's logits on the held-out samples, float64[N, classes]."""
     with torch.no_grad():
-        return torch.cat([network.module(part) for part in network.test_inputs.split(64)]).double()
+        return torch.cat([network.module(part) for part in torch.split(network.test_inputs, 64)]).double()
 
 
 def held_out(
@@ -206,7 +210,7 @@ def held_out(
     from edgewright.runtime import infer
 
     target, profile = resolve(place.profile, place.target)
-    calls = [(sample,) for sample in network.test_inputs.split(1)]
+    calls = [(sample,) for sample in torch.split(network.test_inputs, 1)]
     logits = torch.cat([out[0] for out in infer(artifact, target, profile, calls)]).double()
     log_p, log_q = reference.log_softmax(1), logits.log_softmax(1)
     divergences = (log_p.exp() * (log_p - log_q)).sum(1).clamp_min(0)

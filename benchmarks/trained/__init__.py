@@ -55,7 +55,7 @@ def trained(lesson: Lesson, folder: Path) -> Trained:
         kind=lesson.kind,
         module=module.eval(),
         example_inputs=(inputs[:1],),
-        calibration=tuple((part,) for part in pool.split(CALIBRATION_BATCH)),
+        calibration=tuple((part,) for part in torch.split(pool, CALIBRATION_BATCH)),
         test_inputs=inputs,
         test_labels=labels,
     )

@@ -180,7 +180,7 @@ def _finish(prepared: Prepared, lab: Lab, outcome: Outcome, setting: Setting) ->
         kind=lab.costs.kind,
         unseen=unseen,
         digests=json.loads(lab.identity),
-        advice=setting.advice,
+        advice=(*filter(None, [lab.halves.advice]), *setting.advice),
     )
     write_documents(result)
     table = latency_table(lab.database, conditions(setting.device, setting.target, setting.profile))

@@ -160,7 +160,7 @@ def search(
     halves = halve(prepared.graph, batches, seed)
     if gate is not None:
         check_disjoint(gate, halves)
-    advice = (*advice, halves.advice, halves_advice(prepared.graph, halves))
+    advice = (*advice, halves_advice(prepared.graph, halves))
     setting = replace(setting, labels=gate, donor=other, advice=tuple(filter(None, advice)))
     if sweep is None:
         return run_search(prepared, halves, setting)

@@ -18,6 +18,7 @@ from compiler.cost.kernel import kernel_of
 from compiler.cost.latency_table import Entry, LatencyTable
 from compiler.records import Artifact, Metric
 from compiler.search.budget import parse_budget
+from compiler.search.experiments import Experiments
 from compiler.search.loop import Reading, search_loop
 from compiler.search.output_cost import CostEstimate, CostKind
 from compiler.search.space import Site, Space
@@ -72,7 +73,8 @@ def cost(choice):
 def result(tmp_path, budget="0.85x"):
     """A search with the real loop, on a real graph, where latencies and costs are known."""
     space = Space(tuple(Site(s.site, "precision", ("float32", "int8")) for s in segments(graph())))
-    outcome = search_loop(space, parse_budget(budget), lambda cs: {c: reading(c) for c in cs}, cost)
+    lab = Experiments(lambda cs: {c: reading(c) for c in cs}, cost)
+    outcome = search_loop(space, parse_budget(budget), lab)
     rows = [Row("".join(map(str, t.choice)), t, 1_000_000) for t in outcome.trials]
     return SearchResult(
         folder=tmp_path,

@@ -1,6 +1,6 @@
 # make demo    set up, then compile, verify, profile, explain and search real models
 # make test    set up, then run the tests
-# make check   ruff, mypy, import-linter and the core tests: about a minute
+# make check   ruff, mypy, import-linter (also as make lint) and the core tests: about a minute
 # make bench   set up, then print the benchmark tables
 # make zoo     set up, then every model of the zoo through every target: hours, resumable, docs/zoo.md
 # make clean   remove what the others made
@@ -16,7 +16,7 @@ OLDER := $(VENV)/tflite-runtime
 OUT := out
 DATABASE := $(OUT)/measurements.db
 
-.PHONY: demo test check bench zoo clean
+.PHONY: demo test check lint bench zoo clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -38,12 +38,14 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/pytest -n 2 -m "not slow and not device"
 
-check: $(READY)
+check: lint
+	$(BIN)/pytest -n 2 -m core
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 -m core
 
 bench: $(READY)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -52,6 +52,10 @@ class Plan:
         """Return the option chosen at a site for a method, or None where the plan is silent."""
         return next((d.option for d in self.decisions if (d.site, d.method) == (site, method)), None)
 
+    def without(self, method: str) -> Plan:
+        """Return the plan without the decisions of a method."""
+        return Plan(tuple(d for d in self.decisions if d.method != method))
+
     def text(self) -> str:
         """Return the plan as text that `parse_plan` reads back equal."""
         return "\n".join([HEADER, *(f"{d.site}  {d.method}  {d.option}" for d in self.decisions)]) + "\n"

@@ -47,7 +47,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Ratio:
-    """The ratio of two medians, paired by round; `low` and `high` bound it (bootstrap, 95%)."""
+    """The ratio of two medians, or other quantiles, by round; `low` and `high` bound it (bootstrap, 95%)."""
 
     value: float
     low: float
@@ -86,15 +86,20 @@ def summarise(
 
 
 def ratio(
-    a_rounds: Sequence[Round], b_rounds: Sequence[Round], resamples: int = RESAMPLES, seed: int = 0
+    a_rounds: Sequence[Round],
+    b_rounds: Sequence[Round],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    *,
+    quantile: float = 0.5,
 ) -> Ratio:
     """Return how many times `a` takes as long as `b`, paired by round index.
 
-    Each pair of rounds gives the ratio of its two medians; the value is the median of those, the
-    interval resamples pairs. Rounds marked throttled or noisy take their partner out with them.
-    Raises ValueError where no clean pair is left.
+    Each pair of rounds gives the ratio of its two medians, or of another `quantile` of its samples; the
+    value is the median of those, the interval resamples pairs. Rounds marked throttled or noisy take
+    their partner out with them. Raises ValueError where no clean pair is left.
     """
-    a, b = _medians(a_rounds), _medians(b_rounds)
+    a, b = _quantiles(a_rounds, quantile), _quantiles(b_rounds, quantile)
     pairs = sorted(a.keys() & b.keys())
     if not pairs:
         raise ValueError("no two clean rounds have the same index; were the two measured together?")
@@ -113,9 +118,9 @@ def _tails(clusters: int) -> tuple[float, float]:
     return tail, 100 - tail
 
 
-def _medians(rounds: Sequence[Round]) -> dict[int, float]:
+def _quantiles(rounds: Sequence[Round], quantile: float) -> dict[int, float]:
     clean = [r for r in rounds if not (r.throttled or r.noisy) and r.samples]
-    return {r.index: float(np.median(r.samples)) for r in clean}
+    return {r.index: float(np.quantile(r.samples, quantile)) for r in clean}
 
 
 def _cluster_quantiles(

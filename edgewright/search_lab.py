@@ -7,46 +7,45 @@ repeats nothing. While worker processes lower the first variants, this one reads
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from compiler.compress.apply import Calibrated, choose, int8_nodes
-from compiler.compress.segments import Segment
+from compiler.compress.healing import heal, healed
+from compiler.compress.quantize import NAMESPACE
+from compiler.cost.roofline import Roofline
 from compiler.device import Device, DeviceProfile
-from compiler.errors import UnstableMeasurementError
+from compiler.errors import UnstableMeasurementError, UnsupportedModelError, UsageError
 from compiler.ir.graph import Graph
-from compiler.records import Artifact, Measurement, Metric
+from compiler.plan import Plan
+from compiler.records import Artifact, Measurement, Metric, Statistics
+from compiler.search.experiments import Experiments, Outlook
 from compiler.search.journal import Journal
-from compiler.search.loop import Reading
-from compiler.search.output_cost import CostEstimate, CostKind, cost_kind, estimate, floating, sample_costs
-from compiler.search.shared_evaluation import base_evaluation, evaluate_variants, variant_evaluation
-from compiler.search.space import Choice, Link, Site, Space
+from compiler.search.label_gate import LabelGate
+from compiler.search.output_cost import CostEstimate, estimate
+from compiler.search.prior import outlook
+from compiler.search.space import Choice, Space
+from compiler.search.trial import Reading
 from compiler.target import INT8, Target
 from devices.benchmark import Candidate, measure
-from devices.benchmark import Progress as Event
 from devices.database import MeasurementDatabase
 from devices.statistics import ratio
+from edgewright.search_costs import CostReader
 from edgewright.search_lowering import VariantStore
-from edgewright.search_samples import Halves, Sample, rows
+from edgewright.search_samples import Halves, Sample
+from edgewright.search_steps import counted, told
+from edgewright.search_structures import Structures
 from edgewright.stages import Progress, silent
 
 FIRST_RUN_ROUNDS = (
     24  # the first run fits a model and holds every variant; trials get the profile's full protocol
 )
 LEAST_PAIRS = 5  # of clean rounds, for a ratio and its interval
+PERCENTILES = {"p50": 0.5, "p90": 0.9}
 
-
-def make_space(segments: Sequence[Segment], calibrated: Calibrated) -> Space:
-    """Return the segments as sites; one in which nothing can be int8 has no int8 option."""
-    able = calibrated.inputs | calibrated.outputs
-    options = [("float32", INT8) if s.nodes & able else ("float32",) for s in segments]
-    index = {s.site: i for i, s in enumerate(segments)}
-    links = [Link(index[s.site], index[to], size) for s in segments for to, size in s.boundary_bytes.items()]
-    sites = tuple(Site(s.site, o) for s, o in zip(segments, options, strict=True))
-    return Space("precision", sites, tuple(sorted(links, key=lambda k: (k.u, k.v))))
+Heals = tuple[str, ...]
+Variant = tuple[Choice, Heals]
 
 
 @dataclass
@@ -54,12 +53,13 @@ class Lab:
     """All that experiments on one model need.
 
     `paired` tells that decisions rest on ratios of interleaved rounds (a budget such as `0.7x`),
-    not on the clock; drift of the machine then does no harm.
+    not on the clock; drift of the machine then does no harm. `percentile` is what readings are of.
     """
 
     space: Space
-    segments: Sequence[Segment]
-    calibrated: Calibrated
+    structures: Structures
+    costs: CostReader
+    prior: Roofline
     halves: Halves
     target: Target
     profile: DeviceProfile
@@ -72,79 +72,165 @@ class Lab:
     most_samples: int
     identity: str
     paired: bool
+    percentile: str = "p50"
+    labels: LabelGate | None = None
+    sized: bool = False
+    _healed: dict[Variant, Graph] = field(default_factory=dict)
 
-    @property
-    def kind(self) -> CostKind:
-        """What the costs count."""
-        return cost_kind(self.calibrated.graph)
+    def experiments(self) -> Experiments:
+        """Return what a search may ask here."""
+        return Experiments(
+            measure=self.measure,
+            cost=self.cost,
+            second=self.second if self.halves.second else None,
+            size=self.size if self.sized else None,
+            outlook=self.outlook,
+            refuses=self.refuses,
+            gate=self.gate,
+        )
 
-    def graph(self, choice: Choice) -> Graph:
-        """Return the graph of a choice."""
-        chosen = int8_nodes(self.segments, self.space.plan(choice))
-        return choose(self.calibrated, chosen) if chosen else self.calibrated.graph
+    def plan(self, choice: Choice, heals: Heals = ()) -> Plan:
+        """Return the plan of a choice with its healing."""
+        return healed(self.space.plan(choice), heals)
 
-    def artifact(self, choice: Choice) -> Artifact:
+    def graph(self, choice: Choice, heals: Heals = ()) -> Graph:
+        """Return the graph of a choice, healed."""
+        if not heals:
+            return self.structures.of(self.space.plan(choice))
+        if (choice, heals) not in self._healed:
+            before, samples = self.graph(choice, heals[:-1]), self.halves.seen[: self.most_samples]
+            after = heal(before, self.structures.graph, heals[-1:], samples, self.seed)
+            self._healed[choice, heals] = after
+        return self._healed[choice, heals]
+
+    def artifact(self, choice: Choice, heals: Heals = ()) -> Artifact:
         """Return the lowered variant of a choice."""
-        return self.store.start(self.space.plan(choice), lambda: self.graph(choice)).result()
+        return self.store.start(self.plan(choice, heals), lambda: self.graph(choice, heals)).result()
+
+    def size(self, choice: Choice, heals: Heals = ()) -> int:
+        """Return the bytes of a choice's program."""
+        found: Any = self.artifact(choice, heals).manifest["bytes"]
+        return int(found)
+
+    def refuses(self, choice: Choice) -> str | None:
+        """Return why a choice's graph cannot be made, None where it can."""
+        if not self.space.structural(choice):
+            return None
+        reason = self.journal.once(lambda: self._refusal(choice), "refusal", self._name(choice))
+        return str(reason) or None
+
+    def outlook(self, choice: Choice) -> Outlook:
+        """Return what the roofline prior expects of a choice."""
+
+        def make() -> dict[str, float]:
+            return asdict(outlook(self.structures.graph, self.graph(choice), self.prior))
+
+        return Outlook(**self.journal.once(make, "outlook", self._name(choice)))
+
+    def gate(self, choice: Choice, heals: Heals = ()) -> str | None:
+        """Return why labels are against a choice, None where they are not or there are none."""
+        labels = self.labels
+        if labels is None:
+            return None
+
+        def make() -> dict[str, object]:
+            found = self.costs.judge(self.graph(choice, heals), labels)
+            return {"passed": found.passed, "text": found.text}
+
+        said = self.journal.once(make, "labels", str(labels.most_drop), self._name(choice, heals))
+        return None if said["passed"] else str(said["text"])
 
     def prepare(self, choices: Sequence[Choice], costs: bool) -> None:
         """Lower the variants of a run side by side, and read their costs meanwhile."""
-        if self._measured(choices) is None:
-            jobs = [self.store.start(self.space.plan(c), lambda c=c: self.graph(c)) for c in choices]  # type: ignore[misc]  # the default binds the loop's value
+        if self._measured([(c, ()) for c in choices]) is None:
+            jobs = [self.store.start(self.plan(c), lambda c=c: self.graph(c)) for c in choices]  # type: ignore[misc]  # the default binds the loop's value
         else:
             jobs = []
         if costs:
-            self.costs([c for c in choices if c != self.space.base])
+            self.cost_all([c for c in choices if c != self.space.base])
         waiting = not all(job.done() for job in jobs)
         tell = counted(self.progress if waiting else silent, "lower")
         for done, job in enumerate(jobs, start=1):
             job.result()
             tell(done, len(jobs))
 
-    def costs(self, choices: Sequence[Choice]) -> dict[Choice, CostEstimate]:
-        """Return the costs of choices on half A."""
-        missing = [c for c in choices if self.journal.get("cost", self._name(c)) is None]
-        samples = self.halves.seen[: self.most_samples]
-        for choice, found in self._sample_costs(missing, samples, "costs").items():
-            self.journal.put(asdict(estimate(found, self.seed)), "cost", self._name(choice))
-        return {c: CostEstimate(**self.journal.get("cost", self._name(c))) for c in choices}
+    def cost_all(self, choices: Sequence[Choice]) -> None:
+        """Read the costs of choices on half A, those that were not read yet side by side."""
+        missing = [(c, ()) for c in choices if self.journal.get("cost", self._name(c)) is None]
+        self._read("cost", missing, self.halves.seen, "costs")
 
     def cost(self, choice: Choice) -> CostEstimate:
         """Return the cost of one choice on half A."""
-        return self.costs([choice])[choice]
+        return self._cost("cost", (choice, ()), self.halves.seen, "costs")
 
-    def unseen_cost(self, choice: Choice) -> CostEstimate:
-        """Return the cost of a choice on half B, which nothing before has looked at."""
+    def second(self, choice: Choice, heals: Heals = ()) -> CostEstimate:
+        """Return the cost of a choice on the first part of half B."""
+        return self._cost("second cost", (choice, heals), self.halves.second, "second half")
 
-        def make() -> dict[str, object]:
-            samples = self.halves.unseen[: self.most_samples]
-            return asdict(estimate(self._sample_costs([choice], samples, "unseen half")[choice], self.seed))
+    def unseen_cost(self, choice: Choice, heals: Heals = ()) -> CostEstimate:
+        """Return the cost of a choice on the last part of half B, which nothing before has looked at."""
+        return self._cost("unseen cost", (choice, heals), self.halves.last, "unseen half")
 
-        return CostEstimate(**self.journal.once(make, "unseen cost", self._name(choice)))
+    def seen_cost(self, choice: Choice, heals: Heals) -> CostEstimate:
+        """Return the cost of a healed choice on half A."""
+        return self._cost("cost", (choice, heals), self.halves.seen, "costs")
 
-    def measure(self, choices: Sequence[Choice]) -> Mapping[Choice, Reading]:
+    def measure(self, choices: Sequence[Choice], heals: Heals = ()) -> Mapping[Choice, Reading]:
         """Measure choices interleaved with the base; raises UnstableMeasurementError."""
-        found = self._measured(choices)
+        variants = [(c, heals) for c in choices]
+        found = self._measured(variants)
         if found is None:
-            found = {self._name(c): asdict(r) for c, r in self._measure(choices).items()}
-            self.journal.put(found, "measure", *self._names(choices))
-        return {c: Reading(**found[self._name(c)]) for c in choices}
+            found = {self._name(*v): asdict(r) for v, r in self._measure(variants).items()}
+            self.journal.put(found, "measure", self.percentile, *self._names(variants))
+        return {c: Reading(**found[self._name(c, heals)]) for c in choices}
 
-    def _measured(self, choices: Sequence[Choice]) -> dict[str, dict[str, Any]] | None:
-        found: dict[str, dict[str, Any]] | None = self.journal.get("measure", *self._names(choices))
+    def _refusal(self, choice: Choice) -> str:
+        """Return why a graph cannot be made or run, empty where it can."""
+        try:
+            graph = self.graph(choice)
+        except (UsageError, UnsupportedModelError) as error:
+            return f"{self.label(choice)}: {error}"
+        new = [n for n in graph.ops() if n.name not in self.structures.graph]
+        reasons = (self.target.refuses(n) for n in new if not n.op.startswith(NAMESPACE))
+        reason = next(filter(None, reasons), "")
+        return f"{self.label(choice)}: {reason}" if reason else ""
+
+    def _cost(self, key: str, variant: Variant, samples: Sequence[Sample], label: str) -> CostEstimate:
+        if self.journal.get(key, self._name(*variant)) is None:
+            self._read(key, [variant], samples, label)
+        return CostEstimate(**self.journal.get(key, self._name(*variant)))
+
+    def _read(self, key: str, variants: Sequence[Variant], samples: Sequence[Sample], label: str) -> None:
+        graphs = {v: self.graph(*v) for v in variants}
+        for variant, found in self.costs.read(graphs, samples[: self.most_samples], label).items():
+            self.journal.put(asdict(estimate(found, self.seed)), key, self._name(*variant))
+
+    def _measured(self, variants: Sequence[Variant]) -> dict[str, dict[str, Any]] | None:
+        found: dict[str, dict[str, Any]] | None = self.journal.get(
+            "measure", self.percentile, *self._names(variants)
+        )
         return found
 
-    def _names(self, choices: Sequence[Choice]) -> list[str]:
-        return sorted(map(self._name, choices))
+    def _names(self, variants: Sequence[Variant]) -> list[str]:
+        return sorted(self._name(*v) for v in variants)
 
-    def _name(self, choice: Choice) -> str:
-        return self.space.plan(choice).digest()
+    def _name(self, choice: Choice, heals: Heals = ()) -> str:
+        return self.plan(choice, heals).digest()
 
-    def _measure(self, choices: Sequence[Choice]) -> dict[Choice, Reading]:
-        run = list(dict.fromkeys([self.space.base, *choices]))
-        self.prepare(run, costs=len(choices) == 1)
+    def _measure(self, variants: Sequence[Variant]) -> dict[Variant, Reading]:
+        base = (self.space.base, ())
+        run = list(dict.fromkeys([base, *variants]))
+        single = len(variants) == 1
+        if not any(heals for _, heals in variants):
+            self.prepare([c for c, _ in run], costs=single)
+        started = time.monotonic()
+        found = self._measure_patiently(run, single)
+        seconds = (time.monotonic() - started) / len(variants)
+        return {v: replace(found[v], seconds=seconds) for v in variants}
+
+    def _measure_patiently(self, run: Sequence[Variant], single: bool) -> dict[Variant, Reading]:
         short = _shortened(self.profile)
-        if len(choices) == 1 or short == self.profile:
+        if single or short == self.profile:
             return self._measure_run(run, self.profile)
         try:
             return self._measure_run(run, short)
@@ -152,22 +238,21 @@ class Lab:
             self.progress(f"measure again, for longer: {error}")
             return self._measure_run(run, self.profile)
 
-    def _measure_run(self, run: Sequence[Choice], profile: DeviceProfile) -> dict[Choice, Reading]:
+    def _measure_run(self, run: Sequence[Variant], profile: DeviceProfile) -> dict[Variant, Reading]:
         series = hashlib.sha256(" ".join([self.identity, *self._names(run)]).encode()).hexdigest()[:16]
-        candidates = [self._candidate(c, f"search {series}") for c in run]
-        tell = _told(self.progress, len(run))
-        found = measure(candidates, self.device, profile, self.database, tell)
-        readings = {c: self._reading(m, found[0]) for c, m in zip(run, found, strict=True)}
+        candidates = [self._candidate(v, f"search {series}") for v in run]
+        found = measure(candidates, self.device, profile, self.database, told(self.progress, len(run)))
+        readings = {v: self._reading(m, found[0]) for v, m in zip(run, found, strict=True)}
         if not self.paired:
             for judged in found if len(run) == 2 else found[:1]:
                 self._check_steady(judged)
         return readings
 
-    def _candidate(self, choice: Choice, series: str) -> Candidate:
-        artifact = self.artifact(choice)
+    def _candidate(self, variant: Variant, series: str) -> Candidate:
+        artifact = self.artifact(*variant)
         manifest = artifact.manifest
         return Candidate(
-            label=self.label(choice),
+            label=self.label(*variant),
             artifact_digest=artifact.digest,
             graph_digest=str(manifest["graph_digest"]),
             plan_digest=str(manifest["plan_digest"]),
@@ -177,30 +262,16 @@ class Lab:
             series=series,
         )
 
-    def label(self, choice: Choice) -> str:
-        """Return a choice in one word: `float32`, `int8`, or the numbers of its int8 segments."""
-        taken = [str(i + 1) for i, o in enumerate(choice) if o]
-        if not taken:
-            return "float32"
-        return INT8 if choice == self.space.uniform(INT8) else f"int8 in {','.join(taken)}"
-
-    def _sample_costs(
-        self, choices: Sequence[Choice], samples: Sequence[Sample], label: str
-    ) -> dict[Choice, np.ndarray[tuple[int], np.dtype[np.float64]]]:
-        if not choices:
-            return {}
-        tell = counted(self.progress, f"{label} of {len(choices)} variants")
-        base = base_evaluation(self.calibrated.graph)
-        variants = {c: variant_evaluation(self.calibrated.graph, self.graph(c)) for c in choices}
-        reference, found = [], {c: [] for c in choices}  # type: ignore[var-annotated]
-        for done, sample in enumerate(samples, start=1):
-            own, others = evaluate_variants(base, variants, sample)
-            reference.append(floating(own))
-            for choice, results in others.items():
-                found[choice].append(floating(results))
-            tell(done, len(samples))
-        batch = rows(samples[0])
-        return {c: sample_costs(reference, found[c], self.kind, batch) for c in choices}
+    def label(self, choice: Choice, heals: Heals = ()) -> str:
+        """Return a choice in a few words: structure by site and option, then which segments are int8."""
+        sites = self.space.sites
+        words = [f"{sites[g].name} {sites[g].options[o]}" for g, o in self.space.structural(choice)]
+        first = next((i for i, s in enumerate(sites) if s.method == "precision"), 0)
+        taken = [str(i - first + 1) for i, o in enumerate(choice) if o and i >= first]
+        uniform = self.space.uniform(INT8)
+        if taken:
+            words.append(INT8 if choice[first:] == uniform[first:] else f"int8 in {','.join(taken)}")
+        return ", ".join([*(words or ["float32"]), *(f"healed by {name}" for name in heals)])
 
     def _reading(self, found: Measurement, base: Measurement) -> Reading:
         """Return the paired reading; raises UnstableMeasurementError where pairs are few or disagree."""
@@ -210,7 +281,8 @@ class Lab:
         median, other = found.statistics.median / 1e6, base.statistics.median / 1e6
         label = f"{median:.3f}{unit} beside {other:.3f}{unit}"
         try:
-            pair = ratio(found.rounds, base.rounds)  # clean rounds only: a throttled one decides nothing
+            # clean rounds only: a throttled one decides nothing
+            pair = ratio(found.rounds, base.rounds, quantile=PERCENTILES[self.percentile])
         except ValueError as error:
             raise self._unstable(f"two variants cannot be compared ({label}): {error}") from error
         width = (pair.high - pair.low) / 2 / pair.value
@@ -219,9 +291,18 @@ class Lab:
                 f"two variants cannot be compared ({label}): {pair.rounds} pairs of clean rounds, "
                 f"{least} needed; interval of their ratio ±{100 * width:.1f}%"
             )
-        s = found.statistics
-        own = (s.median, s.low, s.high, base.statistics.median)
-        return Reading(pair.value, pair.low, pair.high, *own, counted)
+        own, beside = (self._bounds(m.statistics) for m in (found, base))
+        return Reading(
+            pair.value, pair.low, pair.high, *own, beside[0], counted=counted, percentile=self.percentile
+        )
+
+    def _bounds(self, found: Statistics) -> tuple[float, float, float]:
+        """Return the percentile that readings are of, with its bounds."""
+        if self.percentile == "p50":
+            return found.median, found.low, found.high
+        if found.p90_low is None or found.p90_high is None:
+            raise self._unstable(f"{found.count} samples give no bound of the 90th percentile")
+        return found.p90, found.p90_low, found.p90_high
 
     def _check_steady(self, found: Measurement) -> None:
         """Refuse an unsteady reading of the clock, which an absolute budget is judged by."""
@@ -244,30 +325,3 @@ def _shortened(profile: DeviceProfile) -> DeviceProfile:
     protocol = profile.protocol
     most = max(protocol.min_rounds, min(protocol.max_rounds, FIRST_RUN_ROUNDS))
     return replace(profile, protocol=replace(protocol, max_rounds=most))
-
-
-def _told(progress: Progress, variants: int) -> Callable[[Event], None]:
-    """Tell runners that are up and every eighth round of all variants."""
-    ready = made = 0
-
-    def tell(event: Event) -> None:
-        nonlocal ready, made
-        if event.event == "ready":
-            ready += 1
-            progress(f"measure: {ready} of {variants} runners are warm")
-        elif event.event == "round":
-            made += 1
-            if made % (8 * variants) == 0:
-                progress(f"measure: {made // variants} rounds of {variants} variants")
-
-    return tell
-
-
-def counted(progress: Progress, label: str) -> Callable[[int, int], None]:
-    """Return a callback of (done, total) that tells about eight times on the way and at the end."""
-
-    def tell(done: int, total: int) -> None:
-        if done == total or done % max(1, total // 8) == 0:
-            progress(f"{label}: {done} of {total}")
-
-    return tell

@@ -5,31 +5,39 @@
     plan.json    the decisions with budget, measured latency, costs and digests
     tried.json   every variant that was measured
     tried.md     the same as a table
+    search.html  all of it to look at (`edgewright.search_report`)
 
 Times carry their unit in the field's name; ratios are multiples of the merged float model's time.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from compiler.compress.healing import healed
 from compiler.plan import Plan
 from compiler.records import Artifact
 from compiler.search.budget import Budget
 from compiler.search.latency import LatencyModel
-from compiler.search.loop import Outcome, Reading, Trial
 from compiler.search.output_cost import CostEstimate, CostKind
-from compiler.search.space import Space
+from compiler.search.space import PRECISION, Space
+from compiler.search.trial import Outcome, Reading, Trial
 from edgewright.artifact import write_json, write_text
 
 SCHEMA = "edgewright.search/1"
 PLAN_SCHEMA = "edgewright.plan/1"
 TRIED_SCHEMA = "edgewright.tried/1"
-UNITS = {CostKind.KL: "KL divergence in nats", CostKind.NMSE: "normalised mean squared error"}
+FRONT_SCHEMA = "edgewright.front/1"
+UNITS = {
+    CostKind.KL: "KL divergence in nats",
+    CostKind.JS: "JS divergence in nats",
+    CostKind.NMSE: "normalised mean squared error",
+}
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ def tried_document(result: SearchResult, row: Row) -> dict[str, Any]:
     trial = row.trial
     return {
         "variant": row.name,
-        "plan": result.space.plan(trial.choice).text(),
+        "plan": healed(result.space.plan(trial.choice), trial.heals).text(),
         "predicted_ratio": trial.predicted,
         **_times(trial.reading),
         "within_budget": trial.reading.within(result.budget),
@@ -112,9 +120,9 @@ def tried_document(result: SearchResult, row: Row) -> dict[str, Any]:
 def summary(result: SearchResult) -> list[str]:
     """Return the outcome in sentences."""
     winner = result.outcome.winner
-    reading, int8 = winner.reading, sum(1 for o in winner.choice if o)
+    reading = winner.reading
     lines = [
-        f"chosen: {int8} of {len(winner.choice)} segments in int8, {reading.text} on the device, "
+        f"chosen: {_taken(result, winner)}, {reading.text} on the device, "
         f"{reading.ratio:.3f}x of the merged float model (95%: {reading.ratio_low:.3f} to "
         f"{reading.ratio_high:.3f}), within the budget {result.budget}",
     ]
@@ -125,8 +133,19 @@ def summary(result: SearchResult) -> list[str]:
             f"cost on {result.unseen.samples} unseen samples: {result.unseen.mean:.3g} (95%: "
             f"{result.unseen.low:.3g} to {result.unseen.high:.3g}), {UNITS[result.kind]}"
         )
-    lines.append(f"written to {result.folder}: artifact/, plan.txt, plan.json, tried.md, tried.json")
+    written = "artifact/, plan.txt, plan.json, tried.md, tried.json, search.html"
+    lines.append(f"written to {result.folder}: {written}")
     return [*lines, *(f"advice: {text}" for text in result.advice)]
+
+
+def _taken(result: SearchResult, trial: Trial) -> str:
+    """Return what a trial changes, in words."""
+    space = result.space
+    segments = [i for i, s in enumerate(space.sites) if s.method == PRECISION]
+    int8 = sum(1 for i in segments if trial.choice[i])
+    named = [f"{space.sites[g].name} {space.sites[g].options[o]}" for g, o in space.structural(trial.choice)]
+    named.append(f"{int8} of {len(segments)} segments in int8")
+    return ", ".join([*named, *(f"healed by {name}" for name in trial.heals)])
 
 
 def write_documents(result: SearchResult) -> None:
@@ -151,7 +170,11 @@ def markdown(result: SearchResult) -> str:
         f"Cost: {UNITS[result.kind]}, mean over samples ± standard error. Times: median, 95% interval.",
         "",
     ]
-    lines += [f"- segment {i}: `{site.name}`" for i, site in enumerate(result.space.sites, start=1)]
+    segments = [site.name for site in result.space.sites if site.method == PRECISION]
+    lines += [f"- segment {i}: `{name}`" for i, name in enumerate(segments, start=1)]
+    lines += [f"- left out: {reason}" for reason in result.outcome.refused]
+    if result.outcome.unmeasured:
+        lines.append(f"- {result.outcome.unmeasured} options were left out of the measurements")
     return "\n".join([*lines, "", *(f"- {line}" for line in summary(result))]) + "\n"
 
 
@@ -193,11 +216,17 @@ def _times(reading: Reading) -> dict[str, float]:
 
 def _model(space: Space, model: LatencyModel) -> dict[str, Any]:
     """Return the fitted model; all times are multiples of the merged float model's."""
-    sites = zip(space.sites, model.times, strict=True)
+    sites = [
+        {"site": s.name, "method": s.method, "option": o, "ratio": t}
+        for s, times in zip(space.sites, model.times, strict=True)
+        for o, t in zip(s.options, times, strict=True)
+        if math.isfinite(t)
+    ]
     return {
-        "sites": {s.name: dict(zip(s.options, times, strict=True)) for s, times in sites},
+        "sites": sites,
         "link_ratio": model.alpha,
         "link_byte_ratio": model.beta,
+        "overlap_factor": model.gamma,
         "links": [
             {"from": space.sites[k.u].name, "to": space.sites[k.v].name, "bytes": k.bytes}
             for k in space.links

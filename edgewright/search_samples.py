@@ -1,7 +1,8 @@
 """Calibration batches as samples: checked against the model, shuffled by a seed, cut in two halves.
 
-Half A sets the int8 ranges and the costs that the search works with; half B is not looked at until
-the winner is known, and gives the cost that is reported.
+Half A sets the int8 ranges and the costs that the search works with. Half B is cut in two: its first part
+confirms what repairs and healing made of a plan, its last is not looked at until the winner is known, and
+gives the cost that is reported.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from compiler.compress.quantize import split
 from compiler.errors import UsageError
 from compiler.ir.graph import Graph
-from edgewright.models.batches import load_batches
+from edgewright.models.batches import load_batches, read_batches
 from edgewright.models.loaded import tensors
 
 ENOUGH = 100  # below this many samples the choice of decisions is noticeably worse
@@ -40,23 +41,37 @@ class Halves:
     digest: str
 
     @property
+    def second(self) -> tuple[Sample, ...]:
+        """The first part of half B: what repairs and healing are confirmed by; none of a single sample."""
+        return self.unseen[: len(self.unseen) // 2]
+
+    @property
+    def last(self) -> tuple[Sample, ...]:
+        """The rest of half B, by which the winner is judged and nothing else."""
+        return self.unseen[len(self.unseen) // 2 :]
+
+    @property
     def advice(self) -> str | None:
         """What to tell the user about the amount of data, None where it is enough."""
         if self.rows >= ENOUGH:
             return None
         return (
             f"only {self.rows} calibration samples: with fewer than {ENOUGH} the chosen variant is often "
-            f"not the best within the budget; 500 are better"
+            f"not the best within the budget; give at least {ENOUGH}, better 500"
         )
 
 
 def read_calibration(calibration: str | Iterable[Any] | None) -> list[tuple[Any, ...]]:
-    """Return batches from `data.py:batches` or an iterable; raises UsageError where there are none."""
+    """Return batches from `data.py:batches` or an iterable.
+
+    Raises UsageError where there are none, one holds no tensor, or an iterable raises midway: the message
+    names the batch, and the exception is its cause.
+    """
     if calibration is None:
         raise UsageError(MISSING)
     if isinstance(calibration, str):
         return list(load_batches(calibration))
-    batches = [tuple(b) if isinstance(b, tuple | list) else (b,) for b in calibration]
+    batches = list(read_batches("the calibration data", calibration))
     if not batches:
         raise UsageError(MISSING)
     return batches
@@ -65,9 +80,10 @@ def read_calibration(calibration: str | Iterable[Any] | None) -> list[tuple[Any,
 def halve(graph: Graph, batches: Sequence[tuple[Any, ...]], seed: int = 0) -> Halves:
     """Cut batches into the graph's own calls and those into two halves of equal size, give or take one.
 
-    Raises UsageError where a batch does not fit the graph's inputs or there are fewer than two calls.
+    Raises UsageError where a batch does not fit the graph's inputs or holds NaN, naming the batch, and
+    where there are fewer than two calls.
     """
-    samples = [tuple(s) for batch in batches for s in split(graph, tensors(batch, {}))]
+    samples = [s for i, batch in enumerate(batches) for s in calls_of(graph, batch, i)]
     if len(samples) < 2:
         raise UsageError(
             f"the calibration data holds {len(samples)} sample; a search needs two at least, one half to "
@@ -77,6 +93,21 @@ def halve(graph: Graph, batches: Sequence[tuple[Any, ...]], seed: int = 0) -> Ha
     middle = (len(samples) + 1) // 2
     seen, unseen = (tuple(samples[i] for i in part) for part in (order[:middle], order[middle:]))
     return Halves(seen, unseen, sum(map(rows, samples)), _digest(samples))
+
+
+def calls_of(graph: Graph, batch: tuple[Any, ...], index: int) -> list[Sample]:
+    """Return the graph's own calls in a batch; raises UsageError naming the batch by its `index`."""
+    flat = tensors(batch, {})
+    try:
+        calls = [tuple(call) for call in split(graph, flat)]
+    except UsageError as error:
+        raise UsageError(f"batch {index} (counted from 0) of the calibration data: {error}") from error
+    for node, tensor in zip(graph.inputs(), flat, strict=True):
+        if tensor.is_floating_point() and bool(tensor.isnan().any()):
+            raise UsageError(
+                f"batch {index} (counted from 0) of the calibration data holds NaN in the input {node.name!r}"
+            )
+    return calls
 
 
 def rows(sample: Sample) -> int:

@@ -1,79 +1,51 @@
 """Search for the variant of a model that changes its outputs least within a latency budget.
 
-    load -> merge -> calibrate int8 once -> lower and measure the first variants -> costs
-         -> solve -> measure the proposal -> tighten and solve again -> verified artifact
+    load -> merge -> offers of structural methods, and int8 ranges -> lower and measure the first variants
+         -> costs -> solve -> measure the proposal -> tighten and solve again -> repair -> heal
+         -> verified artifact
 
-The first variants are the merged float model, all int8, and each segment alone in int8. The loop is
-`compiler.search.loop`; everything it asks for is done in `edgewright.search_lab`. While it runs, the
-work lies in OUT/work with a journal of finished results: the same command run again goes on where
-it stopped, and a changed model, calibration, profile, device or runtime starts afresh.
+The loop is `compiler.search.loop`; everything it asks for is done in `edgewright.search_lab`, one search is
+run by `edgewright.search_run` and several budgets from the same measurements by `edgewright.search_sweep`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from compiler.compress.apply import Calibrated, calibrate
-from compiler.compress.segments import segments
-from compiler.device import Device, DeviceProfile
+from compiler.device import DeviceProfile
 from compiler.errors import UsageError
-from compiler.ir.digest import content_digest
-from compiler.ir.graph import Graph
-from compiler.ir.storage import load_graph, save_graph
-from compiler.plan import Plan
-from compiler.records import Artifact, Metric
 from compiler.search.budget import Budget, parse_budget
-from compiler.search.journal import Journal
-from compiler.search.loop import Outcome, first_run, search_loop
-from compiler.search.space import Choice
-from compiler.target import Target
+from compiler.search.events import Watch, unwatched
+from compiler.search.experiments import MeasurementBudget
 from devices import open_device
 from devices.database import MeasurementDatabase
-from edgewright.compilation import assemble
-from edgewright.measuring import exclusive
+from edgewright.calibration_pool import halves_advice, selected
 from edgewright.models import load_model
-from edgewright.recipe import Recipe, prior_of, resolve
-from edgewright.search_lab import Lab, counted, make_space
-from edgewright.search_lowering import VariantStore, default_workers
-from edgewright.search_output import TRIED_SCHEMA, Row, SearchResult, write_documents
-from edgewright.search_samples import Halves, halve, read_calibration
-from edgewright.stages import Method, Prepared, Progress, Stage, prepare, silent
+from edgewright.recipe import prior_of, resolve
+from edgewright.search_labels import check_disjoint, read_labels
+from edgewright.search_lowering import default_workers
+from edgewright.search_output import FRONT_SCHEMA, TRIED_SCHEMA, SearchResult
+from edgewright.search_run import run_search
+from edgewright.search_samples import halve, read_calibration
+from edgewright.search_setting import INTEGER, MOST_MEASUREMENTS, Setting, check_metric
+from edgewright.search_steps import counted
+from edgewright.search_sweep import SweepResult, read_sweep, run_sweep
+from edgewright.stages import Progress, prepare, silent
 
-MOST_SAMPLES = 128  # of each half, evaluated for a cost
-RANGE_SAMPLES = 64  # of half A, read for int8 ranges
-MOST_TRIALS = 8
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where and how a search runs; `workers` is the number of lowering processes, 0 for none."""
-
-    target: Target
-    profile: DeviceProfile
-    device: Device
-    budget: Budget
-    out: Path
-    database: str | Path | MeasurementDatabase
-    resume: bool = True
-    seed: int = 0
-    workers: int = 0
-    progress: Progress = silent
-    wait_s: float | None = None
+ENOUGH_SELECTED = 500  # samples, where they are chosen out of a pool
 
 
 def search(
     model: str | torch.nn.Module | torch.export.ExportedProgram,
     *,
-    latency_budget: str,
+    latency_budget: str | None = None,
+    sweep: str | None = None,
     calibration: str | Iterable[Any] | None = None,
     profile: str | DeviceProfile = "host",
     device: str = "local",
@@ -87,13 +59,27 @@ def search(
     workers: int | None = None,
     wait_s: float | None = None,
     progress: Progress = silent,
-) -> SearchResult:
+    watch: Watch = unwatched,
+    limits: MeasurementBudget | None = None,
+    percentile: str = "p50",
+    max_bytes: int | None = None,
+    labels: Any = None,
+    max_accuracy_drop: float = 0.01,
+    strategy: str = INTEGER,
+    storage: str | None = None,
+    cost: str | None = None,
+    donor: str | torch.nn.Module | None = None,
+    methods: Sequence[str] | None = None,
+    calibration_select: str | None = None,
+    calibration_samples: int = ENOUGH_SELECTED,
+) -> SearchResult | SweepResult:
     """Return the variant of a model that moves its outputs least and meets a latency budget on a device.
 
     Args:
         model: a module in eval mode, an exported program, or a text such as `timm:mobilenetv2_100`.
         latency_budget: `12ms`, `800us`, `3.2Minsn` (emulated), or `0.7x` of the merged float model as
             measured beside it.
+        sweep: several budgets in its place, `0.8x,0.6x`: a folder for each in `out`, and their front.
         calibration: unlabelled batches: `data.py:batches`, or an iterable of tensors or of tuples of
             them. One half chooses, the other judges the choice.
         profile: the name of a device profile, its TOML file, or a profile.
@@ -108,7 +94,22 @@ def search(
         seed: decides the halves and the bootstrap.
         workers: processes that lower variants side by side; one for each processor by default.
         wait_s: how long to wait for a device that is in use, in seconds; as long as it takes by default.
-        progress: called with what happens.
+        progress: called with what is being done.
+        watch: called with what was found (`compiler.search.events`).
+        limits: how much may be measured; `MOST_MEASUREMENTS` variants by default.
+        percentile: `p50` or `p90`: whose upper confidence bound has to be within the budget.
+        max_bytes: the most the program's files may take.
+        labels: labelled batches on none of the calibration samples, `data.py:labelled` or an iterable of
+            (inputs, labels): a gate on the winner, not a guide to it.
+        max_accuracy_drop: the most accuracy a labelled winner may lose, as a share.
+        strategy: `integer`, or another of `compiler.search.strategies`.
+        storage: a database of Optuna's that shows the trials while they come.
+        cost: `kl`, `js` or `mse`; by default what the outputs suggest.
+        donor: a second model of the same family, whose parts may be stitched in.
+        methods: the kinds of decisions to take, of `edgewright.search_setting.METHODS`; all by default.
+        calibration_select: how to choose samples where `calibration` is a larger pool, of
+            `compiler.search.selection`; all samples are taken by default.
+        calibration_samples: how many to choose.
 
     Raises:
         UsageError: something given cannot be read, or `out` cannot be written.
@@ -118,17 +119,18 @@ def search(
         InfeasibleBudgetError: nothing meets the budget; names the least latency measured.
         UnstableMeasurementError: the device gives no steady reading.
     """
-    budget = parse_budget(latency_budget)
-    chosen, found = resolve(profile, target)
-    _check_metric(budget, found)
+    budgets = _budgets(latency_budget, sweep)
+    runtime, found = resolve(profile, target)
+    for budget in budgets:
+        check_metric(budget, found)
     folder = Path(out)
     check_out(folder)
     batches = read_calibration(calibration)
     setting = Setting(
-        chosen,
+        runtime,
         found,
         open_device(device),
-        budget,
+        budgets[0],
         folder,
         database if database is not None else folder / "measurements.db",
         resume,
@@ -136,50 +138,39 @@ def search(
         default_workers() if workers is None else workers,
         progress,
         wait_s,
+        limits or MeasurementBudget(MOST_MEASUREMENTS),
+        percentile,
+        max_bytes,
+        strategy=strategy,
+        storage=storage,
+        cost=cost,
+        methods=None if methods is None else tuple(methods),
+        watch=watch,
     )
     progress("load")
     loaded = load_model(model, inputs, randomize=randomize)
-    prepared = prepare(loaded, progress, prior=prior_of(chosen))
-    return run_search(prepared, halve(prepared.graph, batches, seed), setting)
+    prepared = prepare(loaded, progress, prior=prior_of(runtime))
+    gate = None if labels is None else read_labels(prepared.graph, labels, max_accuracy_drop)
+    other = None if donor is None else prepare(load_model(donor, inputs), progress).graph
+    advice: tuple[str | None, ...] = ()
+    if calibration_select is not None:
+        tell = counted(progress, "select")
+        chosen = selected(batches, prepared.graph, calibration_select, calibration_samples, seed, tell=tell)
+        batches, advice = list(chosen.batches), (chosen.advice,)
+    halves = halve(prepared.graph, batches, seed)
+    if gate is not None:
+        check_disjoint(gate, halves)
+    advice = (*advice, halves_advice(prepared.graph, halves))
+    setting = replace(setting, labels=gate, donor=other, advice=tuple(filter(None, advice)))
+    if sweep is None:
+        return run_search(prepared, halves, setting)
+    return run_sweep(prepared, halves, setting, budgets)
 
 
-def run_search(prepared: Prepared, halves: Halves, setting: Setting) -> SearchResult:
-    """Search on a prepared model with samples in two halves."""
-    work = setting.out / "work"
-    identity = _identity(prepared.graph, halves, setting)
-    work.mkdir(parents=True, exist_ok=True)
-    journal = Journal(work / "journal.jsonl", identity, setting.resume)
-    if not len(journal):
-        shutil.rmtree(
-            work / "variants", ignore_errors=True
-        )  # of another model, or of a search not to be resumed
-    with ExitStack() as stack:
-        calibrated = _calibrate(prepared.graph, halves, journal, work, setting)
-        sites = segments(prepared.graph)
-        store = VariantStore(work / "variants", setting.target, setting.profile, setting.workers)
-        ours = exclusive(setting.device, setting.database, setting.wait_s, setting.progress)
-        database = stack.enter_context(ours)
-        lab = Lab(
-            space=make_space(sites, calibrated),
-            segments=sites,
-            calibrated=calibrated,
-            halves=halves,
-            target=setting.target,
-            profile=setting.profile,
-            device=setting.device,
-            database=database,
-            journal=journal,
-            store=stack.enter_context(store),
-            seed=setting.seed,
-            progress=setting.progress,
-            most_samples=MOST_SAMPLES,
-            identity=json.dumps(identity, sort_keys=True),
-            paired=setting.budget.ratio is not None,
-        )
-        outcome = _loop(lab, setting)
-        result = _finish(prepared, lab, outcome, setting, identity)
-    shutil.rmtree(work)
-    return result
+def _budgets(latency_budget: str | None, sweep: str | None) -> tuple[Budget, ...]:
+    if (latency_budget is None) == (sweep is None):
+        raise UsageError("give either one --latency-budget, 12ms or 0.7x, or several as --sweep 0.8x,0.6x")
+    return read_sweep(sweep) if sweep is not None else (parse_budget(latency_budget or ""),)
 
 
 def check_out(out: Path) -> None:
@@ -195,106 +186,13 @@ def check_out(out: Path) -> None:
 
 
 def _is_result(out: Path) -> bool:
+    schemas = {"tried.json": TRIED_SCHEMA, "front.json": FRONT_SCHEMA}
+    return any(_schema(out / name) == schema for name, schema in schemas.items())
+
+
+def _schema(path: Path) -> object:
     try:
-        document = json.loads((out / "tried.json").read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(document, dict) and document.get("schema") == TRIED_SCHEMA
-
-
-def _check_metric(budget: Budget, profile: DeviceProfile) -> None:
-    counts = profile.protocol.metric is Metric.INSTRUCTIONS
-    if counts and budget.nanoseconds is not None:
-        raise UsageError(
-            f"the profile {profile.name!r} counts instructions, not time: give the budget as 3.2Minsn, or as "
-            f"a ratio, 0.7x"
-        )
-    if budget.instructions is not None and not counts:
-        raise UsageError(
-            f"the profile {profile.name!r} measures time, not instructions: give the budget as 12ms, or as "
-            f"a ratio, 0.7x"
-        )
-
-
-def _loop(lab: Lab, setting: Setting) -> Outcome:
-    lab.prepare(first_run(lab.space, setting.budget), costs=True)
-    return search_loop(lab.space, setting.budget, lab.measure, lab.cost, MOST_TRIALS, setting.progress)
-
-
-def _calibrate(graph: Graph, halves: Halves, journal: Journal, work: Path, setting: Setting) -> Calibrated:
-    """Quantise all that can be int8 on half A, or read back what an interrupted search had made."""
-    path = work / "int8.json"
-    done = journal.get("calibrated")
-    if done is not None and path.is_file():
-        return Calibrated(graph, load_graph(path), frozenset(done["inputs"]), frozenset(done["outputs"]))
-    samples = halves.seen[:RANGE_SAMPLES]
-    setting.progress(f"calibrate: {len(samples)} samples")
-    tell = counted(setting.progress, "calibrate")
-    made = calibrate(graph, setting.target.quantizer, samples, tell)
-    save_graph(made.full, path)
-    journal.put({"inputs": sorted(made.inputs), "outputs": sorted(made.outputs)}, "calibrated")
-    return made
-
-
-def _finish(
-    prepared: Prepared, lab: Lab, outcome: Outcome, setting: Setting, identity: Mapping[str, str]
-) -> SearchResult:
-    """Judge the winner on the unseen half, verify and write it, and write the tables."""
-    winner = outcome.winner.choice
-    plan = lab.space.plan(winner)
-    unseen = lab.unseen_cost(winner) if winner != lab.space.base else None
-    artifact = _assemble(prepared, lab, winner, plan, setting)
-    rows = [Row(lab.label(t.choice), t, _bytes(lab.artifact(t.choice))) for t in outcome.trials]
-    result = SearchResult(
-        folder=setting.out,
-        artifact=artifact,
-        plan=plan,
-        model=prepared.model.spec,
-        budget=setting.budget,
-        space=lab.space,
-        outcome=outcome,
-        rows=tuple(rows),
-        kind=lab.kind,
-        unseen=unseen,
-        digests=identity,
-        advice=tuple(filter(None, [lab.halves.advice])),
-    )
-    write_documents(result)
-    return result
-
-
-def _assemble(prepared: Prepared, lab: Lab, winner: Choice, plan: Plan, setting: Setting) -> Artifact:
-    """Make the winner a verified artifact folder, from the very files that were measured."""
-    variant = lab.artifact(winner)
-
-    def copied(methods: Mapping[str, Graph], profile: DeviceProfile, folder: Path) -> Any:
-        lowered = lab.store.lowered(variant)
-        for name in lowered.files:
-            shutil.copyfile(variant.folder / name, folder / name)
-        return lowered
-
-    graph = lab.graph(winner)
-    stage = None if graph is prepared.graph else Stage("compress", graph, 0.0)
-    recipe = Recipe(setting.target, setting.profile, plan)
-    methods = [Method(prepared, stage)]
-    return assemble(methods, recipe, setting.out / "artifact", setting.progress, copied)
-
-
-def _bytes(artifact: Artifact) -> int:
-    size: Any = artifact.manifest["bytes"]
-    return int(size)
-
-
-def _identity(graph: Graph, halves: Halves, setting: Setting) -> dict[str, str]:
-    """Return the digests of all that a search's results depend on, the budget aside."""
-    fingerprint = json.dumps(dict(setting.device.fingerprint()), sort_keys=True)
-    return {
-        "model": content_digest(graph),
-        "calibration": halves.digest,
-        "profile": setting.profile.digest(),
-        "protocol": setting.profile.protocol_digest(),
-        "device": f"{setting.device.name} {hashlib.sha256(fingerprint.encode()).hexdigest()[:16]}",
-        "target": json.dumps({"target": setting.target.name, **setting.target.versions()}, sort_keys=True),
-        "seed": str(setting.seed),
-        "limits": f"{RANGE_SAMPLES} {MOST_SAMPLES}",
-    }
+        return None
+    return document.get("schema") if isinstance(document, dict) else None

@@ -29,9 +29,14 @@ class Published:
 
     @property
     def family(self) -> str:
-        """The network's family: all residual networks are one, and all that call themselves MobileNets."""
-        name = "".join(c for c in self.network.split("_")[0] if not c.isdigit())
-        return next((family for part, family in RELATIVES.items() if part in name), name)
+        """The network's family."""
+        return family(self.network)
+
+
+def family(network: str) -> str:
+    """Return a network's family: all residual networks are one, and all that call themselves MobileNets."""
+    name = "".join(c for c in network.split("_")[0] if not c.isdigit())
+    return next((own for part, own in RELATIVES.items() if part in name), name)
 
 
 def published() -> list[Published]:

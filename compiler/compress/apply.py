@@ -1,6 +1,11 @@
 r"""A plan's lossy decisions, applied to the merged graph: the one function that search and compile share.
 
-    segment:<modules>  precision  float32 | int8 | int8_dynamic
+    <site>             <structural method>  <option>
+    segment:<modules>  precision            float32 | int8 | int8_dynamic
+    model              heal                 <healer>+<healer>
+
+Structure is changed first (`compiler.compress.structure`) and healed last. Precision is chosen by the
+segments of the graph as it was before, so that sites do not move with what else is chosen.
 
 Every value's int8 range is read from the float model's own activations, so it does not depend on
 what else is int8. The graph is therefore calibrated once, with all that can be int8, and a partial
@@ -26,9 +31,12 @@ from typing import Any
 
 import torch
 
-from compiler.compress.quantize import NAMESPACE, Progress, ir_filter, quantize_int8
+from compiler.compress.decision import Setting
+from compiler.compress.healing import HEAL, heal, healers_of
+from compiler.compress.quantize import NAMESPACE, Progress, ir_filter, quantize_int8, split
 from compiler.compress.quantize_dynamic import quantize_dynamic
-from compiler.compress.segments import Segment, segments
+from compiler.compress.segments import Segment, carried, segments
+from compiler.compress.structure import apply_structure, check_methods
 from compiler.errors import UnsupportedModelError, UsageError
 from compiler.export import export_graph
 from compiler.ir.edit import Editor
@@ -61,52 +69,61 @@ def apply_plan(
     target: Target,
     batches: Sequence[Sequence[torch.Tensor]],
     progress: Progress | None = None,
+    donor: Graph | None = None,
 ) -> Graph:
     """Return the graph with a plan's decisions applied; the graph itself where all is kept.
 
+    Structure comes first, then precision by the segments of the graph as it was, then healing.
+
     Args:
         graph: the merged float graph the plan was made for.
-        plan: decisions at the sites of `compiler.compress.segments`; silent sites stay float32.
+        plan: decisions; sites it is silent on stay as they are, and float32.
         target: whose quantizer says what int8 means.
         batches: calibration batches, each the flat inputs of a call.
         progress: called with (samples done, samples in all) while calibrating.
+        donor: a second, merged model of the same family, where the plan takes parts from one.
 
     Raises UsageError for a decision there is no such site, method or option for, and where int8 is
     asked for without batches; UnsupportedModelError where nothing chosen can be int8, and for a
     precision that the target does not have.
     """
+    check_methods(plan, (METHOD, HEAL))
     sites = segments(graph) if plan.decisions else ()
-    static, dynamic = (int8_nodes(sites, plan, option) for option in (INT8, INT8_DYNAMIC))
-    for option, nodes in ((INT8, static), (INT8_DYNAMIC, dynamic)):
-        if nodes:
+    for option in (INT8, INT8_DYNAMIC):
+        if int8_nodes(sites, plan, option):
             refuse_precision(option, target.precisions, target.name)
-    if static and not batches:
+    if (int8_nodes(sites, plan) or healers_of(plan)) and not batches:
         raise UsageError(
-            "the plan quantizes, which needs calibration batches: give --calibration data.py:batches"
+            "the plan quantizes or heals, which needs calibration batches: give --calibration data.py:batches"
         )
+    original, samples = graph, [sample for batch in batches for sample in split(graph, batch)]
+    graph = apply_structure(graph, plan, Setting(samples, donor=donor))
+    sites = carried(sites, graph)
+    static, dynamic = (int8_nodes(sites, plan, option) for option in (INT8, INT8_DYNAMIC))
     if static:
         graph = choose(calibrate(graph, target.quantizer, batches, progress), static)
     if dynamic:
         graph = quantize_dynamic(graph, dynamic, target.quantizer(ir_filter(dynamic), INT8_DYNAMIC))
-    return graph
+    return heal(graph, original, healers_of(plan), samples)
 
 
 def int8_nodes(sites: Sequence[Segment], plan: Plan, option: str = INT8) -> frozenset[str]:
     """Return the nodes of the segments a plan puts in int8, or another option.
 
-    Raises UsageError for an unknown decision.
+    Raises UsageError for a precision of an unknown segment, and for an unknown one.
     """
     members = {segment.site: segment.nodes for segment in sites}
-    for d in plan.decisions:
+    decisions = [d for d in plan.decisions if d.method == METHOD]
+    for d in decisions:
         if d.site not in members:
             raise UsageError(f"the plan names the site {d.site!r}; this model has {', '.join(members)}")
-        if d.method != METHOD or d.option not in (FLOAT, INT8, INT8_DYNAMIC):
+        if d.option not in (FLOAT, INT8, INT8_DYNAMIC):
             raise UsageError(
                 f"the plan decides {d.method} {d.option} at {d.site!r}; "
                 f"accepted: {METHOD} {FLOAT}, {INT8} or {INT8_DYNAMIC}"
             )
     empty: frozenset[str] = frozenset()
-    return empty.union(*(members[d.site] for d in plan.decisions if d.option == option))
+    return empty.union(*(members[d.site] for d in decisions if d.option == option))
 
 
 def calibrate(

@@ -45,12 +45,14 @@ class Setting:
     """What a method may look at beside the graph.
 
     `samples` are calls of the first calibration half, unlabelled; `step` is the number of channels the
-    device works on at once; `donor` is a second, merged model of the same family, for stitching.
+    device works on at once; `donor` is a second, merged model of the same family, for stitching;
+    `bytes_limited` tells that a program's size matters, and that its runtime computes weights as it loads it.
     """
 
     samples: Sequence[Sample] = ()
     step: int = 8
     donor: Graph | None = None
+    bytes_limited: bool = False
 
 
 class Method(Protocol):

@@ -11,6 +11,7 @@ survives a renaming: `segment:stem`, `segment:blocks.0..blocks.2`.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import re
@@ -66,6 +67,31 @@ def segments(graph: Graph, low: int = 6, high: int = 12, weigh: Weigh | None = N
     members = [frozenset(n.name for atom in group for n in atom.nodes) for group in groups]
     crossing = _crossing(graph, sites, members)
     return tuple(Segment(s, m, crossing[s]) for s, m in zip(sites, members, strict=True))
+
+
+def carried(cut: Sequence[Segment], graph: Graph) -> tuple[Segment, ...]:
+    """Return segments of a float graph with the operations of a graph made from it by structural methods.
+
+    An operation the float graph does not have goes with the latest operation it reads from, or, where it
+    reads inputs alone, with the first that reads it.
+    """
+    if not cut:
+        return ()
+    home = {name: i for i, segment in enumerate(cut) for name in segment.nodes}
+    ops = graph.ops()
+    place = {node.name: i for i, node in enumerate(ops)}
+    for node in ops:
+        if node.name not in home:
+            read = [v.node for _, v in node.values() if v.node in place and v.node in home]
+            if read:
+                home[node.name] = home[max(read, key=place.__getitem__)]
+    for node in reversed(ops):
+        if node.name not in home:
+            home[node.name] = next((home[u.name] for u in graph.users(node.name) if u.name in home), 0)
+    members: list[set[str]] = [set() for _ in cut]
+    for node in ops:
+        members[home[node.name]].add(node.name)
+    return tuple(dataclasses.replace(s, nodes=frozenset(m)) for s, m in zip(cut, members, strict=True))
 
 
 def work(graph: Graph, node: Node) -> float:

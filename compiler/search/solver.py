@@ -6,11 +6,12 @@
           y[u,a,v,c] >= x[u,a] + x[v,c] - 1,   0 <= y <= 1             where b[a,c] > 0
           sum_{g,o} bytes[g,o] x[g,o] <= most_bytes
           x[a] <= x[b] for `requires`,   x[a] + x[b] <= 1 for `excludes`
-          sum_g x[g, p(g)] <= groups - 1                               for every excluded choice p
+          sum_{(g,o) in c} x[g,o] <= |c| - 1                           for every cut c, excluded choices too
 
-x is binary. y may stay continuous: b is never negative, so that an optimum needs no more of y than
-x forces. Ties in cost go to the faster choice: a second programme minimises latency with the cost
-held at the optimum. Solved exactly by HiGHS through `scipy.optimize.milp`.
+An option of infinite time or cost is not offered. x is binary. y may stay continuous: b is never
+negative, so that an optimum needs no more of y than x forces. Ties in cost go to the faster choice: a
+second programme minimises latency with the cost held at the optimum. Solved exactly by HiGHS through
+`scipy.optimize.milp`.
 """
 
 from __future__ import annotations
@@ -25,9 +26,8 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from compiler.search.space import Choice
+from compiler.search.space import Choice, Literal
 
-Literal = tuple[int, int]  # (group, option)
 Row = tuple[Mapping[int, float], float]  # column -> coefficient, and the most the sum may be
 
 _FEASIBLE = 1e-9  # relative room for rounding when the cost is held at its optimum
@@ -48,7 +48,10 @@ class Boundary:
 
 @dataclass(frozen=True)
 class Problem:
-    """One instance; `costs`, `times` and `sizes` hold one sequence of options for each group."""
+    """One instance; `costs`, `times` and `sizes` hold one sequence of options for each group.
+
+    Each of `cuts` is a set of options that may not all be taken together, whatever the other groups do.
+    """
 
     costs: tuple[tuple[float, ...], ...]
     times: tuple[tuple[float, ...], ...]
@@ -59,6 +62,12 @@ class Problem:
     requires: tuple[tuple[Literal, Literal], ...] = ()
     excludes: tuple[tuple[Literal, Literal], ...] = ()
     forbidden: frozenset[Choice] = frozenset()
+    cuts: frozenset[frozenset[Literal]] = frozenset()
+
+    def offered(self, literal: Literal) -> bool:
+        """Tell whether an option's time and cost are known."""
+        group, option = literal
+        return math.isfinite(self.times[group][option]) and math.isfinite(self.costs[group][option])
 
     def time(self, choice: Choice) -> float:
         """Return the time of a choice, boundaries included."""
@@ -121,7 +130,7 @@ class _Columns:
         times: dict[tuple[Literal, Literal], float] = {}
         for b in self.problem.boundaries:
             for (a, c), t in b.times.items():
-                if t > 0:
+                if t > 0 and self.problem.offered((b.u, a)) and self.problem.offered((b.v, c)):
                     key = ((b.u, a), (b.v, c))
                     times[key] = times.get(key, 0.0) + t
         return times
@@ -133,7 +142,13 @@ class _Columns:
     def objective(self, table: Sequence[Sequence[float]]) -> NDArray[np.float64]:
         vector = np.zeros(self.count)
         for (g, o), column in self.x.items():
-            vector[column] = table[g][o]
+            vector[column] = table[g][o] if self.problem.offered((g, o)) else 0.0
+        return vector
+
+    def most(self) -> NDArray[np.float64]:
+        """Return the upper bound of each variable: 0 for an option that is not offered."""
+        vector = np.ones(self.count)
+        vector[[column for literal, column in self.x.items() if not self.problem.offered(literal)]] = 0.0
         return vector
 
     def time_row(self) -> NDArray[np.float64]:
@@ -150,6 +165,8 @@ class _Columns:
         rows += [({self.x[a]: 1, self.x[b]: 1}, 1) for a, b in p.excludes]
         for choice in sorted(p.forbidden):
             rows.append(({self.x[pair]: 1 for pair in enumerate(choice)}, len(choice) - 1))
+        for cut in sorted(map(sorted, p.cuts)):
+            rows.append(({self.x[pair]: 1 for pair in cut}, len(cut) - 1))
         if math.isfinite(p.most_bytes):
             rows.append((_sparse(self.objective(p.sizes)), p.most_bytes))
         if limited and math.isfinite(p.limit):
@@ -178,7 +195,11 @@ def _run(table: _Columns, objective: NDArray[np.float64], rows: Sequence[Row]) -
         constraints.append(_inequalities(rows, table.count))
     options = {"mip_rel_gap": 0.0}
     result = milp(
-        objective / scale, integrality=binary, bounds=Bounds(0, 1), constraints=constraints, options=options
+        objective / scale,
+        integrality=binary,
+        bounds=Bounds(0, table.most()),
+        constraints=constraints,
+        options=options,
     )
     if result.status == 2:
         return None

@@ -1,8 +1,13 @@
-"""What a search chooses from: sites with options, and the links where two choices meet.
+"""What a search chooses from: sites of several methods, and the pairs of them where two choices meet.
 
 A choice is a tuple of option indices, one for each site in order; index 0 keeps the site as it is.
-A link is a pair of sites that exchange values: where the options on its two ends keep their values
-in different formats, every value that crosses is converted, and that takes time.
+Sites that change the graph's structure stand before those that choose a precision: what they make of
+the graph is what a precision is then chosen for.
+
+    Link(u, v)      two precision sites exchange values: where their formats differ, every value that
+                    crosses is converted, and that takes time
+    Overlap(u, v)   two sites change the same operations: together they save less than the sum of
+                    what each saves alone, because what the one takes away the other cannot speed up
 """
 
 from __future__ import annotations
@@ -13,14 +18,18 @@ from dataclasses import dataclass
 from compiler.errors import UsageError
 from compiler.plan import Decision, Plan
 
+PRECISION = "precision"
+
 Choice = tuple[int, ...]
+Literal = tuple[int, int]  # (site, option)
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place a decision is taken at; the first option changes nothing."""
+    """A place that a decision of a method is taken at; the first option changes nothing."""
 
     name: str
+    method: str
     options: tuple[str, ...]
 
 
@@ -34,12 +43,27 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Space:
-    """All choices of one search: a method, its sites and their links."""
+class Overlap:
+    """Sites `u` and `v` (indices) change operations they have in common.
 
-    method: str
+    With the work w of all operations, w_u and w_v of those each site changes and w_uv of those that
+    both do, `weight` is w_uv w / (w_u w_v): where both save time in proportion to the work they
+    change, the joint saving falls short of the sum by weight times the product of the two savings,
+    all in multiples of the base's latency. For u inside v this is one over v's share of the work.
+    """
+
+    u: int
+    v: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Space:
+    """All choices of one search: its sites, the links and the overlaps between them."""
+
     sites: tuple[Site, ...]
     links: tuple[Link, ...] = ()
+    overlaps: tuple[Overlap, ...] = ()
 
     @property
     def base(self) -> Choice:
@@ -50,35 +74,57 @@ class Space:
         """Return the choice that departs from the base at one site only."""
         return tuple(option if i == site else 0 for i in range(len(self.sites)))
 
+    def joint(self, literals: Sequence[Literal]) -> Choice:
+        """Return the choice that takes the given options, the base elsewhere."""
+        taken = dict(literals)
+        return tuple(taken.get(i, 0) for i in range(len(self.sites)))
+
     def uniform(self, option: str) -> Choice:
-        """Return the choice of one option wherever a site has it, the base elsewhere."""
-        return tuple(s.options.index(option) if option in s.options else 0 for s in self.sites)
+        """Return the choice of one precision wherever a site has it, the base elsewhere."""
+        able = [s.method == PRECISION and option in s.options for s in self.sites]
+        return tuple(s.options.index(option) if a else 0 for s, a in zip(self.sites, able, strict=True))
+
+    def literals(self) -> tuple[Literal, ...]:
+        """Return every (site, option) that changes something."""
+        return tuple((i, o) for i, s in enumerate(self.sites) for o in range(1, len(s.options)))
 
     def singles(self) -> tuple[Choice, ...]:
         """Return every choice that departs from the base at exactly one site."""
-        return tuple(self.single(i, o) for i, s in enumerate(self.sites) for o in range(1, len(s.options)))
+        return tuple(self.single(i, o) for i, o in self.literals())
+
+    def taken(self, choice: Choice) -> tuple[Literal, ...]:
+        """Return the (site, option) pairs at which a choice departs from the base."""
+        return tuple((i, o) for i, o in enumerate(choice) if o)
+
+    def structural(self, choice: Choice) -> tuple[Literal, ...]:
+        """Return those of a choice's departures that change the graph's structure."""
+        return tuple((i, o) for i, o in self.taken(choice) if self.sites[i].method != PRECISION)
 
     def crossed(self, choice: Choice) -> tuple[Link, ...]:
         """Return the links whose two ends hold different options."""
         return tuple(k for k in self.links if self._format(choice, k.u) != self._format(choice, k.v))
 
     def plan(self, choice: Choice) -> Plan:
-        """Return the choice as a plan, each site named, kept ones too."""
+        """Return the choice as a plan: every precision, and what else departs from the base."""
         pairs = zip(self.sites, choice, strict=True)
-        return Plan(tuple(Decision(s.name, self.method, s.options[o]) for s, o in pairs))
+        said = ((s, o) for s, o in pairs if o or s.method == PRECISION)
+        return Plan(tuple(Decision(s.name, s.method, s.options[o]) for s, o in said))
+
+    def structure_plan(self, choice: Choice) -> Plan:
+        """Return the part of a choice's plan that changes the structure."""
+        return self.plan(self.joint(self.structural(choice))).without(PRECISION)
 
     def choice(self, plan: Plan) -> Choice:
         """Return the choice a plan makes; a site it is silent on is kept.
 
-        Raises UsageError for a site or an option the space does not have.
+        Raises UsageError for a site, a method or an option the space does not have.
         """
-        known = {s.name for s in self.sites}
+        known = {(s.name, s.method) for s in self.sites}
         for d in plan.decisions:
-            if d.method == self.method and d.site not in known:
-                raise UsageError(
-                    f"the plan names the site {d.site!r}; this model has: {', '.join(sorted(known))}"
-                )
-        return tuple(_index(s, plan.option(s.name, self.method)) for s in self.sites)
+            if (d.site, d.method) not in known:
+                have = ", ".join(sorted(f"{site} {method}" for site, method in known))
+                raise UsageError(f"the plan decides {d.method} at {d.site!r}; this model has: {have}")
+        return tuple(_index(s, plan.option(s.name, s.method)) for s in self.sites)
 
     def _format(self, choice: Choice, site: int) -> str:
         return self.sites[site].options[choice[site]]
@@ -90,8 +136,12 @@ def _index(site: Site, option: str | None) -> int:
     return 0 if option is None else site.options.index(option)
 
 
+def uniform_choices(space: Space) -> tuple[Choice, ...]:
+    """Return, for each precision there is, the choice of it wherever it can be."""
+    sites = [s for s in space.sites if s.method == PRECISION]
+    return tuple(space.uniform(o) for o in dict.fromkeys(o for s in sites for o in s.options[1:]))
+
+
 def initial_choices(space: Space) -> tuple[Choice, ...]:
-    """Return what is measured first: the base, each uniform choice, each single departure."""
-    options: Sequence[str] = dict.fromkeys(o for s in space.sites for o in s.options[1:])  # type: ignore[assignment]
-    uniform = [space.uniform(o) for o in options]
-    return tuple(dict.fromkeys([space.base, *uniform, *space.singles()]))
+    """Return what is measured first where there is room: the base, each uniform precision, each single."""
+    return tuple(dict.fromkeys([space.base, *uniform_choices(space), *space.singles()]))

@@ -14,6 +14,7 @@ from edgewright.cli.doctor_command import doctor_command
 from edgewright.cli.farm import farm_command
 from edgewright.cli.output import emit_json, working
 from edgewright.cli.profiles_commands import profiles_app
+from edgewright.cli.search import search_command
 
 app = typer.Typer(
     name="edgewright",
@@ -249,43 +250,7 @@ def tune_command(
     emit_json(done.document()) if as_json else show_tuning.tuning(done.document())
 
 
-@app.command("search")
-def search_command(
-    model: options.Model,
-    latency_budget: Annotated[
-        str, typer.Option(help="12ms, 800us, 3.2Minsn (emulated), or 0.7x of the merged float model.")
-    ],
-    calibration: Annotated[str | None, typer.Option(metavar="FILE:ATTR", help="Calibration batches.")] = None,
-    profile: options.Profile = "host",
-    device: options.Device = "local",
-    target: options.Target = None,
-    inputs: options.Inputs = None,
-    out: options.Out = Path("out"),
-    database: options.Database = None,
-    randomize: options.Randomize = None,
-    wait: options.Wait = None,
-    as_json: options.Json = False,
-) -> None:
-    """Find the most accurate variant within a latency budget, measured on the device."""
-    with working("search") as progress:
-        progress("start")
-        from edgewright.searching import search
-
-        found = search(
-            model,
-            profile=profile,
-            device=device,
-            latency_budget=latency_budget,
-            calibration=calibration,
-            out=out,
-            target=target,
-            inputs=options.read_inputs(inputs),
-            database=options.database_url(database),
-            randomize=randomize,
-            wait_s=wait,
-            progress=progress,
-        )
-    emit_json(found.document()) if as_json else show.search(found.document())
+app.command("search")(search_command)
 
 
 @app.command("average")

@@ -74,6 +74,53 @@ MaxBytes = Annotated[
         "taken back, those first that save the least time per byte.",
     ),
 ]
+LatencyBudget = Annotated[
+    str | None, typer.Option(help="12ms, 800us, 3.2Minsn (emulated), or 0.7x of the merged float model.")
+]
+Sweep = Annotated[
+    str | None,
+    typer.Option(
+        metavar="0.8x,0.6x", help="Several budgets from the same measurements: a folder each, and the front."
+    ),
+]
+SearchBytes = Annotated[
+    str | None,
+    typer.Option("--max-bytes", metavar="40MB", help="The most the program may take: 40MB, 512kB or bytes."),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE:ATTR",
+        help="Labelled batches, (inputs, classes), on none of the calibration samples: a gate on the winner.",
+    ),
+]
+MaxAccuracyDrop = Annotated[
+    str,
+    typer.Option(metavar="1%", help="The most accuracy a labelled winner may lose, with its interval."),
+]
+Cost = Annotated[str | None, typer.Option(help="kl, js or mse; by default what the model's outputs suggest.")]
+Strategy = Annotated[str, typer.Option(help="What proposes: integer, evolution, nsga2, random or tpe.")]
+Storage = Annotated[
+    str | None, typer.Option(metavar="URL", help="A database in which Optuna's dashboard shows the trials.")
+]
+Donor = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="A second model of the family, to stitch in."),
+]
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="The kinds of decisions, precision,prune_channels for example; all that there are by default.",
+    ),
+]
+CalibrationSelect = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WAY",
+        help="Choose the calibration samples out of a larger pool: random, margin, clusters or perplexity.",
+    ),
+]
 Freeze = Annotated[
     list[str] | None,
     typer.Option(
@@ -185,6 +232,14 @@ def read_percent(text: str | None) -> float | None:
         return None
     if match is None or not 0 < float(match[1]) < 100:
         raise UsageError(f"--until-ci {text!r} is no share of the median: write 2% or 0.5%")
+    return float(match[1]) / 100
+
+
+def read_drop(text: str) -> float:
+    """Read `--max-accuracy-drop`, in percent; 0% allows none; raises UsageError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text.strip())
+    if match is None or float(match[1]) > 100:
+        raise UsageError(f"--max-accuracy-drop {text!r} is no share: write 1% or 0.5%")
     return float(match[1]) / 100
 
 

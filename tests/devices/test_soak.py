@@ -28,7 +28,9 @@ def soak():
 def test_forty_measurements_over_two_devices(soak, tmp_path: Path) -> None:
     counted = tmp_path / "found.json"
     # In a process of its own: what other tests left in this one must not be counted.
-    subprocess.run([sys.executable, SCRIPT, "--measurements", "40", "--json", counted], timeout=300, check=False)
+    subprocess.run(
+        [sys.executable, SCRIPT, "--measurements", "40", "--json", counted], timeout=300, check=False
+    )
     found = json.loads(counted.read_text())
     assert soak.faultless(found, flat=False), found
     assert [its["faults"] for its in found["devices"].values()] == [0, 0]

@@ -18,19 +18,23 @@ from compiler.compress.quantize import quantized_nodes
 from compiler.compress.segments import segments
 from compiler.device import BenchmarkProtocol, DeviceProfile
 from compiler.errors import InfeasibleBudgetError, UnstableMeasurementError, UsageError
+from compiler.ir.digest import content_digest
 from compiler.plan import parse_plan
 from compiler.records import DeviceState, RunSpec
 from compiler.search.budget import parse_budget
 from compiler.target import Lowered
-from edgewright import compilation, searching
+from edgewright import compilation, search_run, search_structures
 from edgewright.models import load_model
+from edgewright.search_run import run_search
 from edgewright.search_samples import halve, read_calibration
-from edgewright.searching import Setting, run_search, search
+from edgewright.search_setting import Setting
+from edgewright.searching import search
 from edgewright.stages import prepare
 from targets import get_target
 
 pytestmark = pytest.mark.target
 FLOAT_NS, GAIN_NS, CONVERSION_NS = 1_000_000, 80_000, 7_000
+LAYERS, LAYER_NS = 7, 120_000
 
 
 class Net(nn.Module):
@@ -67,7 +71,8 @@ def time_ns(graph):
     int8 = quantized_nodes(graph)
     weighted = [n for n in int8 if graph.node(n).operand("weight") is not None]
     conversions = sum(n.op.startswith("quantized_decomposed.quantize") for n in graph.ops()) - len(int8)
-    return FLOAT_NS - GAIN_NS * len(weighted) + CONVERSION_NS * max(0, conversions)
+    gone = LAYERS - sum(n.operand("weight") is not None for n in graph.ops())
+    return FLOAT_NS - LAYER_NS * gone - GAIN_NS * len(weighted) + CONVERSION_NS * max(0, conversions)
 
 
 @dataclass
@@ -95,9 +100,12 @@ class Paper:
             raise KeyboardInterrupt
         graph = methods["forward"]
         names = sorted(quantized_nodes(graph))
-        self.lowered.append(",".join(names))
+        self.lowered.append(content_digest(graph))
         (folder / "program.json").write_text(json.dumps({"ns": time_ns(graph), "int8": names}))
         return Lowered(("program.json",), {"outside": []})
+
+    def refuses(self, node):
+        return None
 
     def run_spec(self, artifact, profile, method=None):
         return RunSpec({"program": artifact.folder / "program.json"}, ("{program}",))
@@ -153,7 +161,12 @@ class Ticking:
 def calibrations(monkeypatch):
     """Count calibrations, and do the work once for all tests."""
     done = []
-    monkeypatch.setattr(searching, "calibrate", lambda *_: done.append(1) or calibrated())
+
+    def counted(graph, *rest):
+        done.append(1)
+        return calibrated() if graph is prepared().graph else calibrate(graph, *rest)
+
+    monkeypatch.setattr(search_structures, "calibrate", counted)
     monkeypatch.setattr(compilation, "verify_artifact", lambda *_: {})  # paper runs nowhere
     return done
 
@@ -165,7 +178,8 @@ def setting(tmp_path, calibrations):
     )
     profile = DeviceProfile("paper", "", "local", ("paper",), 1, protocol=protocol)
     out = tmp_path / "out"
-    return Setting(Paper(), profile, Clock(), parse_budget("0.8x"), out, tmp_path / "measurements.db")
+    database = tmp_path / "measurements.db"
+    return Setting(Paper(), profile, Clock(), parse_budget("0.8x"), out, database, methods=("precision",))
 
 
 def run(setting, count=24, seed=1):
@@ -177,12 +191,13 @@ def test_the_winner_meets_the_budget_and_everything_is_written(setting):
     winner = result.outcome.winner
     assert winner.reading.ratio_high <= 0.8
     assert result.unseen is not None
-    assert result.unseen.samples == 12
+    assert result.unseen.samples == 6  # of 24 half choose, a quarter confirms, a quarter judges
     out = setting.out
     assert sorted(p.name for p in out.iterdir()) == [
         "artifact",
         "plan.json",
         "plan.txt",
+        "search.html",
         "tried.json",
         "tried.md",
     ]
@@ -239,10 +254,10 @@ def test_finished_measurements_and_costs_are_read_back(setting, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(searching, "_assemble", stop)  # all but the last step is done
+        patched.setattr(search_run, "_assemble", stop)  # all but the last step is done
         run(setting)
     monkeypatch.setattr("edgewright.search_lab.measure", stop)
-    monkeypatch.setattr("edgewright.search_lab.evaluate_variants", stop)
+    monkeypatch.setattr("edgewright.search_costs.evaluate_variants", stop)
     assert run(setting).outcome.winner.reading.ratio_high <= 0.8
 
 

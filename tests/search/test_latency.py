@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -6,9 +7,9 @@ import pytest
 from compiler.search.latency import Observation, fit_latency
 from compiler.search.space import Link, Site, Space, initial_choices
 
-SITES = tuple(Site(f"s{i}", ("float32", "int8")) for i in range(6))
+SITES = tuple(Site(f"s{i}", "precision", ("float32", "int8")) for i in range(6))
 LINKS = (*(Link(i, i + 1, 1000 * (i + 1)) for i in range(5)), Link(1, 4, 7000))
-SPACE = Space("precision", SITES, LINKS)
+SPACE = Space(SITES, LINKS)
 GAINS = (-0.05, -0.1, -0.02, 0.03, -0.15, -0.08)
 
 
@@ -55,7 +56,7 @@ def test_prices_are_never_negative() -> None:
 
 
 def test_a_precise_reading_outweighs_a_poor_one() -> None:
-    space = Space("precision", SITES[:1])
+    space = Space(SITES[:1])
     model = fit_latency(space, [Observation((1,), 0.5, 0.001), Observation((1,), 0.9, 0.1)])
     assert model.predict((1,)) == pytest.approx(0.5, abs=1e-3)
 
@@ -68,20 +69,22 @@ def test_boundaries_price_both_directions_and_only_differing_formats() -> None:
 
 
 def test_a_choice_without_links_needs_no_boundary() -> None:
-    space = Space("precision", SITES[:2])
+    space = Space(SITES[:2])
     model = fit_latency(space, [Observation((1, 0), 0.9, 0.01), Observation((0, 1), 0.8, 0.01)])
     assert model.predict((1, 1)) == pytest.approx(0.7)
 
 
-def test_an_unseen_option_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(1, 1\)"):
-        fit_latency(SPACE, [Observation((1, 0, 1, 1, 1, 1), 0.5, 0.01)])
+def test_an_option_not_measured_alone_has_no_time() -> None:
+    seen_ = [Observation(SPACE.single(0, 1), 0.9, 0.01), Observation((1,) * 6, 0.5, 0.01)]
+    model = fit_latency(SPACE, seen_)
+    assert math.isfinite(model.times[0][1])
+    assert all(math.isinf(model.times[g][1]) for g in range(1, 6))
+    assert math.isinf(model.predict((1, 1, 0, 0, 0, 0)))
 
 
 def test_three_options_a_site() -> None:
     space = Space(
-        "precision",
-        (Site("a", ("float32", "int8", "int4")), Site("b", ("float32", "int8"))),
+        (Site("a", "precision", ("float32", "int8", "int4")), Site("b", "precision", ("float32", "int8"))),
         (Link(0, 1, 10),),
     )
     assert initial_choices(space) == ((0, 0), (1, 1), (2, 0), (1, 0), (0, 1))

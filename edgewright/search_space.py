@@ -1,0 +1,67 @@
+"""The space of a search: structural offers and precision by segments, and where the two meet."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from compiler.compress.apply import Calibrated
+from compiler.compress.decision import KEEP, Offer
+from compiler.compress.segments import Segment
+from compiler.cost.roofline import Roofline
+from compiler.ir.graph import Graph
+from compiler.search.prior import price_by_node
+from compiler.search.space import PRECISION, Link, Overlap, Site, Space
+from compiler.target import FLOAT, INT8
+
+Offers = Sequence[tuple[str, Offer]]
+MOST_SITES = 12  # of structural decisions
+
+
+def heaviest(graph: Graph, offers: Offers, prior: Roofline) -> Offers:
+    """Return the `MOST_SITES` offers whose operations take most by the prior, in their order.
+
+    What an option saves is known when its graph is made, which takes seconds for each: the bound of what
+    a site can save is what its operations take.
+    """
+    work = [price_by_node(graph, prior, offer.nodes) for _, offer in offers]
+    kept = set(sorted(range(len(offers)), key=lambda i: -work[i])[:MOST_SITES])
+    return tuple(offer for i, offer in enumerate(offers) if i in kept)
+
+
+def make_space(
+    segments: Sequence[Segment],
+    calibrated: Calibrated,
+    offers: Offers,
+    prior: Roofline,
+    precise: bool = True,
+) -> Space:
+    """Return the sites of a search, structure before precision.
+
+    A segment in which nothing can be int8 has no int8 option, nor has any where `precise` is not asked
+    for. Two sites overlap where they change the same operations.
+    """
+    able = calibrated.inputs | calibrated.outputs if precise else frozenset()
+    structure = [Site(offer.site, method, (KEEP, *offer.options)) for method, offer in offers]
+    options = [(FLOAT, INT8) if s.nodes & able else (FLOAT,) for s in segments]
+    precision = [Site(s.site, PRECISION, o) for s, o in zip(segments, options, strict=True)]
+    first = len(structure)
+    index = {s.site: first + i for i, s in enumerate(segments)}
+    links = [Link(index[s.site], index[to], size) for s in segments for to, size in s.boundary_bytes.items()]
+    changed = [*(offer.nodes for _, offer in offers), *(s.nodes for s in segments)]
+    overlaps = _overlaps(calibrated.graph, changed, first, prior)
+    return Space((*structure, *precision), tuple(sorted(links, key=lambda k: (k.u, k.v))), overlaps)
+
+
+def _overlaps(
+    graph: Graph, changed: Sequence[frozenset[str]], structural: int, prior: Roofline
+) -> tuple[Overlap, ...]:
+    """Return the overlaps of structural sites, which come first, among each other and with segments."""
+    whole = prior.total(graph, graph.ops())
+    work = [price_by_node(graph, prior, names) for names in changed]
+    found = []
+    for u, v in itertools.combinations(range(len(changed)), 2):
+        if u < structural and (both := changed[u] & changed[v]) and work[u] and work[v]:
+            shared = price_by_node(graph, prior, both)
+            found.append(Overlap(u, v, shared * whole / (work[u] * work[v])))
+    return tuple(found)

@@ -38,7 +38,8 @@ class CostReader:
         """Return each variant's cost of each sample; raises NumericError where outputs are not finite."""
         if not variants:
             return {}
-        tell = counted(self.progress, f"{label} of {len(variants)} variants")
+        many = f" of {len(variants)} variants" if len(variants) > 1 else ""
+        tell = counted(self.progress, f"{label}{many}")
         base = base_evaluation(self.graph)
         evaluations = {k: variant_evaluation(self.graph, graph) for k, graph in variants.items()}
         terms: dict[K, list[Terms]] = {k: [] for k in variants}

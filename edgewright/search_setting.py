@@ -29,7 +29,7 @@ from edgewright.stages import Progress, silent
 MOST_SAMPLES = 128  # of each half, evaluated for a cost
 RANGE_SAMPLES = 64  # of half A, read for int8 ranges
 FIT_SAMPLES = 64  # of half A, which structural methods score and refit layers on
-MOST_MEASUREMENTS = 48  # variants, where nothing else is asked for
+MOST_MEASUREMENTS = 32  # variants, where nothing else is asked for
 INTEGER = "integer"
 METHODS = (PRECISION, *(method.METHOD for method in ORDER))
 

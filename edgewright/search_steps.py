@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from devices.benchmark import Progress as Event
 from edgewright.stages import Progress
+
+EVERY_S = 2.0
 
 
 def told(progress: Progress, variants: int) -> Callable[[Event], None]:
@@ -26,10 +29,13 @@ def told(progress: Progress, variants: int) -> Callable[[Event], None]:
 
 
 def counted(progress: Progress, label: str) -> Callable[[int, int], None]:
-    """Return a callback of (done, total) that tells about eight times on the way and at the end."""
+    """Return a callback of (done, total) that tells every few seconds on the way, and at the end."""
+    told_at = time.monotonic()
 
     def tell(done: int, total: int) -> None:
-        if done == total or done % max(1, total // 8) == 0:
+        nonlocal told_at
+        if done == total or time.monotonic() - told_at > EVERY_S:
+            told_at = time.monotonic()
             progress(f"{label}: {done} of {total}")
 
     return tell

@@ -33,7 +33,7 @@ def search_command(
     methods: options.Methods = None,
     calibration_select: options.CalibrationSelect = None,
     calibration_samples: Annotated[int, typer.Option(min=2, help="Select so many of a pool.")] = 500,
-    max_measurements: Annotated[int, typer.Option(min=1, help="Measure so many variants at most.")] = 48,
+    max_measurements: Annotated[int, typer.Option(min=1, help="Measure so many variants at most.")] = 32,
     max_device_seconds: Annotated[float | None, typer.Option(help="Take the device for so long.")] = None,
     database: options.Database = None,
     randomize: options.Randomize = None,

@@ -53,14 +53,14 @@ def kind_times(calls: Sequence[Call], table: LatencyTable, model: FittedModel | 
     return dict(found)
 
 
-def fit_correction(measured: Sequence[tuple[KindTimes, float]]) -> Correction:
+def fit_correction(measured: Sequence[tuple[KindTimes, float]], groups: Sequence[str] = ()) -> Correction:
     """Return the correction of programs with kernel times and the latency each had as a whole.
 
-    Raises ValueError for fewer than three.
+    `groups` names their families, as for `fit_transfer`. Raises ValueError for fewer than three.
     """
     kinds = tuple(sorted({name for times, _ in measured for name in times}))
     whole: NDArray[np.float64] = np.array([latency for _, latency in measured], dtype=np.float64)
-    return Correction(kinds, fit_transfer(_programs(kinds, [times for times, _ in measured]), whole))
+    return Correction(kinds, fit_transfer(_programs(kinds, [times for times, _ in measured]), whole, groups))
 
 
 def _programs(kinds: Sequence[str], rows: Sequence[KindTimes]) -> Programs:

@@ -6,11 +6,12 @@ numbers that its time may depend on otherwise (`details`), and its times on othe
 
 1. Means. Each view alone, with the proxies as further parts, and the proxies alone is fitted as times that
    add up (`additive`); so is a power law of the proxies, `log t = a + Σ b_d log p_d` shrunk to b_d = 1/d.
-2. Each mean is judged by cross-validation, by the mean absolute error of log t. Their logarithms are
-   averaged with weights `(error / least error)^-n`: which way of counting is right is decided by the
-   readings, and left open where they are too few to tell.
+2. Each mean is judged by cross-validation, by the mean absolute error of log t. What has more numbers to fit
+   than the simplest mean must be better than that by a standard error of the difference, which is added to
+   its error: readings too few to tell, or from other families of programs, decide for the simple. Logarithms
+   are averaged with weights `(error / least error)^-n`.
 3. A Gaussian process (`process`) on details, mean and proxies takes what the mean leaves, winsorised so that
-   an odd reading is no bump; it is kept in the share (0, 1/2 or 1) that cross-validates best.
+   an odd reading is no bump; it is kept in the share (0, 1/2 or 1) that cross-validates best, judged so too.
 4. The interval is the quantile of the cross-validated errors, Student's t where they are too few for one.
 
 A rank correlation bounds no budget: what is chosen by such predictions is measured before it may win.
@@ -19,9 +20,10 @@ A rank correlation bounds no budget: what is chosen by such predictions is measu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,7 @@ from compiler.cost.fitted import PERCENT
 from compiler.cost.process import Process, Shape, fit_process
 
 Floats = NDArray[np.float64]
+K = TypeVar("K")
 Predict = Callable[["Programs"], Floats]  # logarithms of times
 
 FOLDS = 10
@@ -100,17 +103,20 @@ class TransferModel:
         return middle * math.exp(-self.reach), middle * math.exp(self.reach)
 
 
-def fit_transfer(given: Programs, times: Floats) -> TransferModel:
-    """Return the model of programs that were measured; raises ValueError for fewer than three."""
+def fit_transfer(given: Programs, times: Floats, groups: Sequence[str] = ()) -> TransferModel:
+    """Return the model of programs that were measured; raises ValueError for fewer than three.
+
+    `groups` names each program's family, where those to be predicted are of other families: programs of
+    one are left out together.
+    """
     if len(given) < 3 or len(times) != len(given) or not (times > 0).all():
         raise ValueError(f"a model needs 3 positive times of as many programs, there are {len(times)}")
-    folds = list(_folds(len(given)))
+    folds = list(_folds(len(given), groups))
     logs = np.log(times)
-    left_out = {name: _left_out(fit, given, times, folds) for name, fit in _fits(given).items()}
-    weights = _weights(
-        {name: float(np.abs(found - logs).mean()) for name, found in left_out.items()}, len(given)
-    )
-    fits = [_fits(given)[name] for name in weights]
+    fits = _fits(given)
+    left_out = {name: _left_out(fit.fit, given, times, folds) for name, fit in fits.items()}
+    sizes = {name: fit.numbers for name, fit in fits.items()}
+    weights = _weights(_judged({name: np.abs(f - logs) for name, f in left_out.items()}, sizes), len(given))
     shares = tuple(weights.values())
     mean = sum(w * left_out[name] for name, w in weights.items())
     assert isinstance(mean, np.ndarray)
@@ -119,20 +125,30 @@ def fit_transfer(given: Programs, times: Floats) -> TransferModel:
         corrections[held] = _residual(
             _process(given[train], logs[train] - mean[train], mean[train]), 1.0, given[held], mean[held]
         )
-    errors = {share: float(np.abs(mean + share * corrections - logs).mean()) for share in SHARES}
-    share = min(errors, key=lambda s: errors[s])
-    means = tuple(fit(given, times) for fit in fits)
+    judged = _judged(
+        {s: np.abs(mean + s * corrections - logs) for s in SHARES}, {s: int(s > 0) for s in SHARES}
+    )
+    share = min(judged, key=lambda s: judged[s])
+    means = tuple(fits[name].fit(given, times) for name in weights)
     final = _mean(means, shares, given)
     process = _process(given, logs - mean, final) if share else None
     residuals = logs - mean - share * corrections
-    return TransferModel(means, weights, process, share, errors[share], _reach(residuals))
+    return TransferModel(means, weights, process, share, float(np.abs(residuals).mean()), _reach(residuals))
 
 
-def _fits(given: Programs) -> dict[str, Callable[[Programs, Floats], Predict]]:
+@dataclass(frozen=True)
+class _Fit:
+    """How to fit a mean, and how many numbers that fits."""
+
+    numbers: int
+    fit: Callable[[Programs, Floats], Predict]
+
+
+def _fits(given: Programs) -> dict[str, _Fit]:
     """Return how to fit each mean, by name."""
     elsewhere = given.proxies.shape[1] > 0
 
-    def additive(view: str | None, proxies: bool) -> Callable[[Programs, Floats], Predict]:
+    def additive(view: str | None, proxies: bool) -> _Fit:
         def amounts(own: Programs) -> Floats:
             parts = [own.views[view]] if view is not None else []
             return np.concatenate([*parts, *([own.proxies] if proxies else [])], 1)
@@ -141,12 +157,15 @@ def _fits(given: Programs) -> dict[str, Callable[[Programs, Floats], Predict]]:
             model = fit_additive(amounts(own), times)
             return lambda other: np.asarray(np.log(model.predict(amounts(other))))
 
-        return fit
+        return _Fit(amounts(given).shape[1], fit)
 
     found = {name: additive(name, False) for name in given.views}
     if elsewhere:
         found |= {f"{name} + other devices": additive(name, True) for name in given.views}
-        found |= {"other devices": additive(None, True), "power of other devices": _fit_power}
+        found |= {
+            "other devices": additive(None, True),
+            "power of other devices": _Fit(given.proxies.shape[1], _fit_power),
+        }
     return found
 
 
@@ -161,11 +180,13 @@ def _fit_power(own: Programs, times: Floats) -> Predict:
     return lambda other: np.asarray(middle + (np.log(other.proxies) - centre) @ slopes)
 
 
-def _folds(count: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _folds(count: int, groups: Sequence[str]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Yield which programs to fit and which to hold out: each once, in at most `FOLDS` parts."""
-    order = np.random.default_rng(0).permutation(count)
-    for part in np.array_split(order, min(FOLDS, count)):
-        yield np.setdiff1d(order, part), part
+    names = np.array(groups if len(set(groups)) > 1 else [str(i) for i in range(count)])
+    order = np.random.default_rng(0).permutation(np.unique(names))
+    for part in np.array_split(order, min(FOLDS, len(order))):
+        held = np.isin(names, part)
+        yield np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def _left_out(
@@ -178,6 +199,14 @@ def _left_out(
     for train, held in folds:
         found[held] = fit(given[train], times[train])(given[held])
     return found
+
+
+def _judged(errors: Mapping[K, Floats], sizes: Mapping[K, int]) -> dict[K, float]:
+    """Return mean errors, and with what is larger than the smallest its standard error against that."""
+    small = min(sizes.values())
+    plain = min((errors[k] for k in errors if sizes[k] == small), key=lambda e: float(e.mean()))
+    doubt = {k: float(np.std(e - plain, ddof=1)) / math.sqrt(len(e)) for k, e in errors.items()}
+    return {k: float(e.mean()) + (doubt[k] if sizes[k] > small else 0.0) for k, e in errors.items()}
 
 
 def _weights(errors: Mapping[str, float], count: int) -> dict[str, float]:

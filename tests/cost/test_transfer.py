@@ -112,6 +112,21 @@ def test_what_does_not_add_up_is_left_to_the_process() -> None:
     assert ours < 0.85 * sums
 
 
+def test_families_are_left_out_together() -> None:
+    # Each family has a factor of its own, which details give away; of another family they say nothing.
+    rng = np.random.default_rng(3)
+    family = np.repeat(np.arange(8), 6)
+    sizes = rng.uniform(1, 2, (48, 1))
+    details = np.eye(8)[family]
+    times = 10 * sizes[:, 0] * np.exp(0.3 * rng.normal(size=8))[family]
+    given = programs({"sum": sizes}, details)
+    together = fit_transfer(given, times, [str(f) for f in family])
+    apart = fit_transfer(given, times)
+    assert apart.share > 0
+    assert together.share == 0
+    assert together.error > 2 * apart.error
+
+
 def test_intervals_hold_about_what_they_promise() -> None:
     held = []
     for seed in range(8):

@@ -28,6 +28,7 @@ Rows = NDArray[np.int64]
 Predict = Callable[[Task, Rows, Rows], Floats]
 
 JUDGED = 3000  # programs at most
+GROUPED = 5  # times as many draws where few families are held out
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ class Figures:
 def judge(task: Task, counts: Sequence[int], seeds: int) -> list[Figures]:
     """Return the figures of every predictor on a task."""
     found = []
+    runs = seeds * GROUPED if task.groups else seeds
     for count in counts:
-        draws = [_draw(task, count, seed) for seed in range(seeds)]
+        draws = [_draw(task, count, seed) for seed in range(runs)]
         draws = [(learn, held) for learn, held in draws if len(learn) == count]
         if not draws:
             continue
@@ -70,13 +72,8 @@ def _draw(task: Task, count: int, seed: int) -> tuple[Rows, Rows]:
         return order[:count], order[count : count + JUDGED]
     groups = np.array(task.groups)
     names = list(dict.fromkeys(groups[order]))
-    learn: list[int] = []
-    for place, name in enumerate(names):
-        if len(learn) >= count or place > len(names) // 2:
-            break
-        learn += [int(i) for i in order if groups[i] == name]
-    chosen = np.array(learn[:count])
-    return chosen, np.array([i for i in order if groups[i] not in set(groups[learn])])
+    known = np.isin(groups, names[: len(names) // 2])
+    return order[known[order]][:count], order[~known[order]]
 
 
 def _row(found: Floats, truth: Floats) -> tuple[float, float, float]:
@@ -89,7 +86,7 @@ def _ours(task: Task, name: str, count: int, draws: Iterable[tuple[Rows, Rows]])
     rows, held_by = [], []
     for learn, held in draws:
         given = task.given[name]
-        model = fit_transfer(given[learn], task.times[learn])
+        model = fit_transfer(given[learn], task.times[learn], [task.groups[i] for i in learn if task.groups])
         low, high = model.interval(given[held])
         rows.append(_row(model.predict(given[held]), task.times[held]))
         held_by.append(float(((low <= task.times[held]) & (task.times[held] <= high)).mean()))

@@ -26,7 +26,7 @@ from compiler.search.trial import Reading, Trial
 
 SPACE = Space(tuple(Site(f"edge:{i}", "cell", cells.OPERATIONS) for i in range(len(cells.EDGES))))
 BUDGETS = (("pixel3", 5.04), ("pixel3", 10.68), ("samsung_a50", 14.0), ("samsung_a50", 21.0))
-MOST = {"ours": 200, "tpe": 150, "nsga2": 500, "evolution": 1000, "random": 1000}
+MOST = {"ours": 300, "tpe": 150, "nsga2": 500, "evolution": 1000, "random": 1000}
 DRAWS = {
     "ours": 1,
     "tpe": 1,

@@ -146,7 +146,7 @@ def test_operations_are_counted_by_the_guest_s_own_clock(target, built):
     whole = profile(artifact, "emulated:cortex-a76").statistics.median
     found = profile_operations(artifact, "emulated:cortex-a76", iterations=5)
     assert "sum_ns" not in found and len(found["operations"]) == 6
-    assert 0.9 * whole < found["sum_instructions"] < 1.4 * whole  # ONNX Runtime writes down each operation
+    assert 0.9 * whole < found["sum_instructions"] < 2.0 * whole  # ONNX Runtime writes down each operation
 
 
 def test_the_board_is_an_arm_processor(board):

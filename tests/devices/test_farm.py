@@ -40,8 +40,16 @@ def ours() -> list[str]:
     return [text for text in texts if "devices.farm.worker" in text or "fake_runner" in text]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def private(tmp_path_factory):
+    """Keep leases where no other run of these tests has any."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("private")))
+        yield
+
+
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory):
+def calm(private, tmp_path_factory):
     """A farm of devices with which nothing is wrong, and its database."""
     folder = tmp_path_factory.mktemp("calm")
     devices = ("desk:7", "desk:8", "shelf:9")  # other ones than below: it keeps their leases

@@ -72,6 +72,8 @@ def arguments(folder: Path) -> list[str]:
     return [
         *("search", f"{net}:net", "--calibration", f"{net}:batches", "--profile", str(profile)),
         *(
+            "--methods",
+            "precision",
             "--latency-budget",
             "0.8x",
             "--out",

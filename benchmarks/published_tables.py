@@ -95,7 +95,7 @@ def latency_page(rows: Sequence[Figures]) -> str:
         for device, method in dict.fromkeys((r.device, r.method) for r in own):
             cells = {r.count: r for r in own if (r.device, r.method) == (device, method)}
             shown = [_cell(cells[k]) if k in cells else "" for k in counts]
-            lines.append(f"| {device} | {method} | {' | '.join(shown)} |")
+            lines.append(f"| {device.replace('|', ', ')} | {method} | {' | '.join(shown)} |")
         text.append("\n".join(lines))
     return "\n\n".join(text)
 

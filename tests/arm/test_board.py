@@ -144,9 +144,9 @@ def test_a_profile_is_measured_in_instructions_on_its_own_core(built):
 def test_operations_are_counted_by_the_guest_s_own_clock(target, built):
     artifact = built(target, "float32")
     whole = profile(artifact, "emulated:cortex-a76").statistics.median
-    found = profile_operations(artifact, "emulated:cortex-a76", iterations=5)
+    found = profile_operations(artifact, "emulated:cortex-a76", iterations=15)
     assert "sum_ns" not in found and len(found["operations"]) == 6
-    assert 0.9 * whole < found["sum_instructions"] < 2.0 * whole  # ONNX Runtime writes down each operation
+    assert 0.9 * whole < found["sum_instructions"] < 1.4 * whole  # ONNX Runtime writes down each operation
 
 
 def test_the_board_is_an_arm_processor(board):

@@ -30,6 +30,7 @@ from compiler.records import Measurement, Statistics
 from compiler.target import Target
 from devices.benchmark import Candidate, Report, measure
 from devices.database import MeasurementDatabase, Summary, fingerprint_digest
+from devices.programs import kept_programs
 
 SERIES = "kernels/1 "  # then the run and the program; a new way to measure starts a new number
 RUN_KERNELS = 12  # runners of one run are up together: a process with a loaded runtime each
@@ -134,6 +135,7 @@ def latency_table(database: MeasurementDatabase, under: Conditions) -> LatencyTa
         metric=protocol.protocol.metric,
         entries={text: entry for text, (_, entry) in sorted(entries.items())},
         fixed=fixed,
+        programs={label: graph for label, graph in kept_programs(database).items() if label in entries},
     )
 
 

@@ -3,8 +3,9 @@
 Append-only tables: `measurement` says what was measured and how, `round` holds the samples of each
 finished round, a row of `incident` a fault or a wait on the way, and a row of `finished` closes a
 measurement with its verdict. A row of
-`schedule_trial` is a schedule that was tried for a kernel; a database from before this table gains it
-when the first is written (`devices/schedules.py`), so that the version stays. The database itself
+`schedule_trial` is a schedule that was tried for a kernel, one of `program` what a program that was measured
+whole consists of; a database from before one of these tables gains it when its first row is written
+(`devices/schedules.py`, `devices/programs.py`), so that the version stays. The database itself
 refuses to change or delete a row (`devices/append_only.py`). Samples are little-endian 64-bit integers,
 one blob for each metric; what has structure is JSON. `edgewright_schema` holds the version of all this:
 its largest.
@@ -108,6 +109,16 @@ schedule_trial = sa.Table(
     sqlite_autoincrement=True,
 )
 
+program = sa.Table(
+    "program",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("graph", sa.Text, nullable=False),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 ADDED = (
     measurement.c.size_bytes,
     measurement.c.peak_rss_bytes,
@@ -115,5 +126,5 @@ ADDED = (
     round_.c.canary_ns,
 )
 
-for _table in (measurement, round_, incident, finished, schedule_trial):
+for _table in (measurement, round_, incident, finished, schedule_trial, program):
     keep_rows(_table)

@@ -102,7 +102,10 @@ def ratio(
     a, b = _quantiles(a_rounds, quantile), _quantiles(b_rounds, quantile)
     pairs = sorted(a.keys() & b.keys())
     if not pairs:
-        raise ValueError("no two clean rounds have the same index; were the two measured together?")
+        raise ValueError(
+            "no two clean rounds have the same index: each round of one was disturbed, or the two were "
+            "not measured together"
+        )
     ratios = np.array([a[i] / b[i] for i in pairs])
     picks = np.random.default_rng(seed).integers(len(ratios), size=(resamples, len(ratios)))
     low, high = np.percentile(np.median(ratios[picks], axis=1), _tails(len(ratios)))

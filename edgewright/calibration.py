@@ -28,6 +28,7 @@ import torch
 
 from compiler.cost.kernel import Kernel
 from compiler.cost.latency_table import Entry, LatencyTable
+from compiler.cost.program import WholeProgram
 from compiler.device import Device, DeviceProfile
 from compiler.errors import DeviceError, UnstableMeasurementError, UnsupportedModelError
 from compiler.ir.graph import Graph
@@ -36,6 +37,7 @@ from devices.benchmark import Candidate, Report
 from devices.benchmark import Progress as Event
 from devices.database import MeasurementDatabase
 from devices.latency import latency_table, measure_run, split_runs
+from devices.programs import keep_program
 from edgewright.calibration_stages import DECISIONS, Choose, Needs, check_decisions
 from edgewright.feedback import Feedback, feedback
 from edgewright.kernel_programs import Bench, chain_candidates, kernel_candidate, start_failure
@@ -246,6 +248,8 @@ def _measure(missing: Mapping[str, Kernel], bench: Bench, progress: Progress) ->
             progress(f"lower {done + len(candidates) + 1} of {len(missing)} kernels")
             try:
                 candidates.append(kernel_candidate(missing[text], bench))
+                if isinstance(program := missing[text], WholeProgram):
+                    keep_program(bench.database, text, program.written)
             except UnsupportedModelError as error:
                 refused[missing[text]] = str(error)
         if candidates:

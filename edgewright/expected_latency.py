@@ -2,15 +2,18 @@
 
 Where the method's graph was measured whole, that is told, as measured. Otherwise its kernels are added up,
 those that were not measured by the model fitted to those that were, and the figure says `predicted`, with
-an interval. Where a kernel is like none that was measured there is no figure, and its kind is named.
+an interval. Where three programs or more were measured whole on the device, they correct the sum
+(`compiler.cost.correction`), and the sum stands beside. Where a kernel is like none that was measured there
+is no figure, and its kind is named.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, astuple, replace
 from typing import Any
 
-from compiler.cost.latency_table import LatencyTable
+from compiler.cost.correction import corrected, table_correction
+from compiler.cost.latency_table import Entry, LatencyTable
 from compiler.cost.program import WholeProgram
 from compiler.cost.reading import fit_table
 from compiler.cost.total import MEASURED_PERCENT, graph_kernels, total
@@ -31,5 +34,13 @@ def expected_latency(graph: Graph, table: LatencyTable | None) -> dict[str, Any]
         fixed = table.fixed.median if table.fixed else 0.0
         bounds = {f"{k}_{unit}": v + fixed for k, v in asdict(whole).items()}
         return {**head, "kind": "measured", "interval_percent": MEASURED_PERCENT, **bounds}
-    found = total(graph_kernels(graph, table), table, fit_table(table))
-    return {**head, **total_document(found, unit)}
+    model = fit_table(table)
+    found = total(graph_kernels(graph, table), table, model)
+    correction = table_correction(table, model)
+    entry = None if correction is None else corrected(graph, table, correction, model)
+    if entry is None or correction is None or found.entry is None:
+        return {**head, **total_document(found, unit)}
+    more = table.fixed.median if table.fixed else 0.0
+    mended = replace(found, entry=Entry(*(v + more for v in astuple(entry))))
+    said = {"kind": f"corrected by {correction.programs} whole programs", f"sum_{unit}": found.entry.median}
+    return {**head, **total_document(mended, unit), **said}

@@ -142,6 +142,8 @@ def _held_out(row: HeldOut, unit: str) -> dict[str, Any]:
         **_bounds(None if row.measured is None else asdict(row.measured), unit, "measured_"),
         "kernels_forgotten": row.forgotten,
         "predicted": total_document(row.predicted, unit),
+        **_bounds(None if row.corrected is None else asdict(row.corrected), unit, "corrected_"),
         "error": row.error,
+        "corrected_error": row.corrected_error,
         "covered": row.covered,
     }

@@ -27,7 +27,8 @@ from compiler.search.output_cost import CostEstimate, estimate
 from compiler.search.prior import outlook
 from compiler.search.space import Choice, Space
 from compiler.search.trial import Reading
-from compiler.target import INT8, Target
+from compiler.search.wording import in_words
+from compiler.target import Target
 from devices.benchmark import Candidate, measure
 from devices.database import MeasurementDatabase
 from devices.statistics import ratio
@@ -40,6 +41,9 @@ from edgewright.stages import Progress, silent
 
 FIRST_RUN_ROUNDS = (
     24  # the first run fits a model and holds every variant; trials get the profile's full protocol
+)
+AT_ONCE = (
+    8  # variants whose costs are read side by side: each holds its values, and an interruption loses them
 )
 LEAST_PAIRS = 5  # of clean rounds, for a ratio and its interval
 PERCENTILES = {"p50": 0.5, "p90": 0.9}
@@ -87,6 +91,7 @@ class Lab:
             outlook=self.outlook,
             refuses=self.refuses,
             gate=self.gate,
+            costs=self.cost_all,
         )
 
     def plan(self, choice: Choice, heals: Heals = ()) -> Plan:
@@ -99,7 +104,8 @@ class Lab:
             return self.structures.of(self.space.plan(choice))
         if (choice, heals) not in self._healed:
             before, samples = self.graph(choice, heals[:-1]), self.halves.seen[: self.most_samples]
-            after = heal(before, self.structures.graph, heals[-1:], samples, self.seed)
+            original = self.structures.original(self.space.plan(choice))
+            after = heal(before, original, heals[-1:], samples, self.seed)
             self._healed[choice, heals] = after
         return self._healed[choice, heals]
 
@@ -157,7 +163,8 @@ class Lab:
     def cost_all(self, choices: Sequence[Choice]) -> None:
         """Read the costs of choices on half A, those that were not read yet side by side."""
         missing = [(c, ()) for c in choices if self.journal.get("cost", self._name(c)) is None]
-        self._read("cost", missing, self.halves.seen, "costs")
+        for start in range(0, len(missing), AT_ONCE):
+            self._read("cost", missing[start : start + AT_ONCE], self.halves.seen, "costs")
 
     def cost(self, choice: Choice) -> CostEstimate:
         """Return the cost of one choice on half A."""
@@ -263,15 +270,8 @@ class Lab:
         )
 
     def label(self, choice: Choice, heals: Heals = ()) -> str:
-        """Return a choice in a few words: structure by site and option, then which segments are int8."""
-        sites = self.space.sites
-        words = [f"{sites[g].name} {sites[g].options[o]}" for g, o in self.space.structural(choice)]
-        first = next((i for i, s in enumerate(sites) if s.method == "precision"), 0)
-        taken = [str(i - first + 1) for i, o in enumerate(choice) if o and i >= first]
-        uniform = self.space.uniform(INT8)
-        if taken:
-            words.append(INT8 if choice[first:] == uniform[first:] else f"int8 in {','.join(taken)}")
-        return ", ".join([*(words or ["float32"]), *(f"healed by {name}" for name in heals)])
+        """Return a choice in a few words."""
+        return in_words(self.space, choice, heals)
 
     def _reading(self, found: Measurement, base: Measurement) -> Reading:
         """Return the paired reading; raises UnstableMeasurementError where pairs are few or disagree."""

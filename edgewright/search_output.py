@@ -27,6 +27,7 @@ from compiler.search.latency import LatencyModel
 from compiler.search.output_cost import CostEstimate, CostKind
 from compiler.search.space import PRECISION, Space
 from compiler.search.trial import Outcome, Reading, Trial
+from compiler.search.wording import in_words
 from edgewright.artifact import write_json, write_text
 
 SCHEMA = "edgewright.search/1"
@@ -122,7 +123,7 @@ def summary(result: SearchResult) -> list[str]:
     winner = result.outcome.winner
     reading = winner.reading
     lines = [
-        f"chosen: {_taken(result, winner)}, {reading.text} on the device, "
+        f"chosen: {in_words(result.space, winner.choice, winner.heals)}, {reading.text} on the device, "
         f"{reading.ratio:.3f}x of the merged float model (95%: {reading.ratio_low:.3f} to "
         f"{reading.ratio_high:.3f}), within the budget {result.budget}",
     ]
@@ -136,16 +137,6 @@ def summary(result: SearchResult) -> list[str]:
     written = "artifact/, plan.txt, plan.json, tried.md, tried.json, search.html"
     lines.append(f"written to {result.folder}: {written}")
     return [*lines, *(f"advice: {text}" for text in result.advice)]
-
-
-def _taken(result: SearchResult, trial: Trial) -> str:
-    """Return what a trial changes, in words."""
-    space = result.space
-    segments = [i for i, s in enumerate(space.sites) if s.method == PRECISION]
-    int8 = sum(1 for i in segments if trial.choice[i])
-    named = [f"{space.sites[g].name} {space.sites[g].options[o]}" for g, o in space.structural(trial.choice)]
-    named.append(f"{int8} of {len(segments)} segments in int8")
-    return ", ".join([*named, *(f"healed by {name}" for name in trial.heals)])
 
 
 def write_documents(result: SearchResult) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.compress.decision import Setting as StructureSetting
+from compiler.compress.rounding import rounding
 from compiler.compress.segments import segments
 from compiler.compress.structure import structure_offers
 from compiler.device import DeviceProfile
@@ -28,6 +29,7 @@ from compiler.search.space import PRECISION
 from compiler.search.strategy import Setting as StrategySetting
 from compiler.search.strategy import open_strategy
 from compiler.search.trial import Outcome, Trial
+from compiler.target import INT8, INT8_DYNAMIC
 from devices.latency import conditions, latency_table
 from edgewright.compilation import assemble
 from edgewright.measuring import exclusive
@@ -38,6 +40,7 @@ from edgewright.search_lab import Lab
 from edgewright.search_lowering import VariantStore
 from edgewright.search_output import Row, SearchResult, write_documents
 from edgewright.search_report import write_report
+from edgewright.search_rounding import Rounding
 from edgewright.search_samples import Halves
 from edgewright.search_setting import (
     FIT_SAMPLES,
@@ -47,7 +50,7 @@ from edgewright.search_setting import (
     Setting,
     identity,
 )
-from edgewright.search_space import Offers, heaviest, make_space
+from edgewright.search_space import Offers, Precisions, heaviest, make_space
 from edgewright.search_structures import Structures
 from edgewright.search_watch import chosen, watching
 from edgewright.stages import Method, Prepared, Stage
@@ -76,17 +79,12 @@ def opened(prepared: Prepared, halves: Halves, setting: Setting) -> Iterator[Lab
         offers = heaviest(prepared.graph, _offers(prepared.graph, structures, setting), prior)
         store = VariantStore(work / "variants", setting.target, setting.profile, setting.workers)
         ours = exclusive(setting.device, setting.database, setting.wait_s, setting.progress)
-        kind = cost_kind(prepared.graph, setting.cost)
+        costs = CostReader(prepared.graph, cost_kind(prepared.graph, setting.cost), setting.progress)
+        precisions = _precisions(structures, costs, halves, setting)
         yield Lab(
-            space=make_space(
-                structures.segments,
-                structures.calibrated(),
-                offers,
-                prior,
-                setting.methods is None or PRECISION in setting.methods,
-            ),
+            space=make_space(structures.segments, prepared.graph, offers, prior, precisions),
             structures=structures,
-            costs=CostReader(prepared.graph, kind, setting.progress),
+            costs=costs,
             prior=prior,
             halves=halves,
             target=setting.target,
@@ -125,7 +123,7 @@ def _structures(graph: Graph, halves: Halves, journal: Journal, setting: Setting
     return Structures(
         graph=graph,
         segments=segments(graph),
-        quantizers=setting.target.quantizer,
+        target=setting.target,
         samples=seen[:RANGE_SAMPLES],
         setting=StructureSetting(
             seen[:FIT_SAMPLES],
@@ -136,6 +134,17 @@ def _structures(graph: Graph, halves: Halves, journal: Journal, setting: Setting
         folder=setting.out / "work" / "structures",
         progress=setting.progress,
     )
+
+
+def _precisions(structures: Structures, costs: CostReader, halves: Halves, setting: Setting) -> Precisions:
+    """Return what each precision can do for the merged model, and how int8 is rounded."""
+    if setting.methods is not None and PRECISION not in setting.methods:
+        return Precisions()
+    calibrated = structures.calibrated()
+    able = {INT8: calibrated.inputs | calibrated.outputs, INT8_DYNAMIC: structures.dynamic()}
+    seen = halves.seen[:MOST_SAMPLES]
+    steps = Rounding(structures, costs, seen, structures.journal, setting.progress).chosen()
+    return Precisions({p: names for p, names in able.items() if names}, rounding(steps))
 
 
 def _most_bytes(setting: Setting) -> float:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from compiler.compress.apply import Calibrated
 from compiler.compress.decision import KEEP, Offer
 from compiler.compress.segments import Segment
 from compiler.cost.roofline import Roofline
 from compiler.ir.graph import Graph
+from compiler.plan import Decision
 from compiler.search.prior import price_by_node
 from compiler.search.space import PRECISION, Link, Overlap, Site, Space
-from compiler.target import FLOAT, INT8
+from compiler.target import FLOAT
 
 Offers = Sequence[tuple[str, Offer]]
 MOST_SITES = 12  # of structural decisions
+
+
+@dataclass(frozen=True)
+class Precisions:
+    """The operations that can be run in each precision but float32, and what is decided beside int8."""
+
+    able: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    beside_int8: tuple[Decision, ...] = ()
 
 
 def heaviest(graph: Graph, offers: Offers, prior: Roofline) -> Offers:
@@ -31,26 +40,28 @@ def heaviest(graph: Graph, offers: Offers, prior: Roofline) -> Offers:
 
 def make_space(
     segments: Sequence[Segment],
-    calibrated: Calibrated,
+    graph: Graph,
     offers: Offers,
     prior: Roofline,
-    precise: bool = True,
+    precisions: Precisions,
 ) -> Space:
     """Return the sites of a search, structure before precision.
 
-    A segment in which nothing can be int8 has no int8 option, nor has any where `precise` is not asked
-    for. Two sites overlap where they change the same operations.
+    A segment has a precision where some operation of it can be run in it. Two sites overlap where they
+    change the same operations.
     """
-    able = calibrated.inputs | calibrated.outputs if precise else frozenset()
     structure = [Site(offer.site, method, (KEEP, *offer.options)) for method, offer in offers]
-    options = [(FLOAT, INT8) if s.nodes & able else (FLOAT,) for s in segments]
-    precision = [Site(s.site, PRECISION, o) for s, o in zip(segments, options, strict=True)]
+    precision = [
+        Site(s.site, PRECISION, (FLOAT, *(p for p, able in precisions.able.items() if s.nodes & able)))
+        for s in segments
+    ]
     first = len(structure)
     index = {s.site: first + i for i, s in enumerate(segments)}
     links = [Link(index[s.site], index[to], size) for s in segments for to, size in s.boundary_bytes.items()]
     changed = [*(offer.nodes for _, offer in offers), *(s.nodes for s in segments)]
-    overlaps = _overlaps(calibrated.graph, changed, first, prior)
-    return Space((*structure, *precision), tuple(sorted(links, key=lambda k: (k.u, k.v))), overlaps)
+    overlaps = _overlaps(graph, changed, first, prior)
+    sites = (*structure, *precision)
+    return Space(sites, tuple(sorted(links, key=lambda k: (k.u, k.v))), overlaps, precisions.beside_int8)
 
 
 def _overlaps(

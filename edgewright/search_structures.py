@@ -10,14 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compiler.compress.apply import Calibrated, Quantizers, calibrate, choose, int8_nodes
+from compiler.compress.apply import Calibrated, calibrate, choose, int8_nodes
 from compiler.compress.decision import Setting as StructureSetting
+from compiler.compress.quantize import ir_filter
+from compiler.compress.quantize_dynamic import dynamic_nodes, has_unwritten_rounding, quantize_dynamic
+from compiler.compress.rounding import Steps, levelled, steps_of
 from compiler.compress.segments import Segment, carried
 from compiler.compress.structure import apply_structure, structural
+from compiler.errors import UnsupportedModelError
 from compiler.ir.graph import Graph
 from compiler.ir.storage import load_graph, save_graph
 from compiler.plan import Plan
 from compiler.search.journal import Journal
+from compiler.target import INT8, INT8_DYNAMIC, Target
 from edgewright.search_samples import Sample
 from edgewright.search_steps import counted
 from edgewright.stages import Progress
@@ -32,14 +37,14 @@ class Structures:
 
     graph: Graph
     segments: Sequence[Segment]
-    quantizers: Quantizers
+    target: Target
     samples: Sequence[Sample]
     setting: StructureSetting
     journal: Journal
     folder: Path
     progress: Progress
-    _graphs: dict[Plan, Graph] = field(default_factory=dict)
-    _calibrated: dict[Plan, Calibrated] = field(default_factory=dict)
+    _graphs: dict[tuple[Plan, Steps], Graph] = field(default_factory=dict)
+    _calibrated: dict[tuple[Plan, Steps], Calibrated] = field(default_factory=dict)
 
     def of(self, plan: Plan) -> Graph:
         """Return the graph of a plan, its healing left out.
@@ -47,47 +52,90 @@ class Structures:
         Raises UsageError where a structural decision cannot be taken beside the others, and
         UnsupportedModelError where nothing that is to be int8 can be.
         """
-        structure = structural(plan)
-        graph = self.float(structure)
-        chosen = int8_nodes(carried(self.segments, graph), plan)
-        return choose(self.calibrated(structure), chosen) if chosen else graph
+        structure, steps = structural(plan), steps_of(plan)
+        graph = self.float(structure, steps)
+        sites = carried(self.segments, graph)
+        static, dynamic = (int8_nodes(sites, plan, option) for option in (INT8, INT8_DYNAMIC))
+        if static:
+            graph = choose(self.calibrated(structure, steps), static)
+        if dynamic:
+            graph = quantize_dynamic(graph, dynamic, self.target.quantizer(ir_filter(dynamic), INT8_DYNAMIC))
+        return graph
 
-    def float(self, structure: Plan) -> Graph:
-        """Return the float graph of a structural plan."""
-        if structure not in self._graphs:
-            self._graphs[structure] = self._made(structure) if structure.decisions else self.graph
-        return self._graphs[structure]
+    def original(self, plan: Plan) -> Graph:
+        """Return the merged float graph, levelled as a plan's rounding asks: what its layers compare with."""
+        return self._levelled(steps_of(plan))
 
-    def calibrated(self, structure: Plan = Plan()) -> Calibrated:  # a plan is a value
-        """Return the graph of a structural plan with all that can be int8."""
-        if structure not in self._calibrated:
-            self._calibrated[structure] = self._read(structure)
-        return self._calibrated[structure]
+    def float(self, structure: Plan, steps: Steps = ()) -> Graph:
+        """Return the float graph of a structural plan, levelled by rounding steps."""
+        if not structure.decisions:
+            return self._levelled(steps)
+        if (structure, steps) not in self._graphs:
+            self._graphs[structure, steps] = self._made(structure, steps)
+        return self._graphs[structure, steps]
 
-    def _made(self, structure: Plan) -> Graph:
-        path = self.folder / structure.digest() / "float.json"
-        if self.journal.get("structure", structure.digest()) is not None and path.is_file():
-            return load_graph(path)
+    def calibrated(self, structure: Plan = Plan(), steps: Steps = ()) -> Calibrated:  # a plan is a value
+        """Return the graph of a structural plan with all that can be int8, rounded by steps."""
+        if (structure, steps) not in self._calibrated:
+            self._calibrated[structure, steps] = self._read(structure, steps)
+        return self._calibrated[structure, steps]
+
+    def dynamic(self) -> frozenset[str]:
+        """Return the linear layers whose kernels can read ranges as they run.
+
+        A runtime that rounds activations without the graph saying so has none: a cost read from the graph
+        would leave that rounding out. Runtimes have few such kernels for other layers.
+        """
+        names = frozenset(n.name for n in self.graph.ops())
+        try:
+            full = quantize_dynamic(self.graph, names, self.target.quantizer(ir_filter(names), INT8_DYNAMIC))
+        except UnsupportedModelError:  # the target has none, or none for what is here
+            return frozenset()
+        linear = frozenset(n for n in dynamic_nodes(full) if full.node(n).op == "aten.linear.default")
+        return frozenset() if has_unwritten_rounding(full) else linear
+
+    def _levelled(self, steps: Steps) -> Graph:
+        if not steps:
+            return self.graph
+        if (Plan(), steps) not in self._graphs:
+            self._graphs[Plan(), steps] = levelled(self.graph, steps, self.samples)
+        return self._graphs[Plan(), steps]
+
+    def _made(self, structure: Plan, steps: Steps) -> Graph:
+        name, folder = _named(steps), self._folder(structure, steps)
+        if (
+            self.journal.get("structure", structure.digest(), name) is not None
+            and (folder / "float.json").is_file()
+        ):
+            return load_graph(folder / "float.json")
         self.progress(
             f"structure: {', '.join(f'{d.site} {d.method} {d.option}' for d in structure.decisions)}"
         )
-        made = apply_structure(self.graph, structure, self.setting)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_graph(made, path)
-        self.journal.put(True, "structure", structure.digest())
+        made = apply_structure(self._levelled(steps), structure, self.setting)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_graph(made, folder / "float.json")
+        self.journal.put(True, "structure", structure.digest(), name)
         return made
 
-    def _read(self, structure: Plan) -> Calibrated:
+    def _read(self, structure: Plan, steps: Steps) -> Calibrated:
         """Quantise all that can be int8, or read back what an interrupted search had made."""
-        graph = self.float(structure)
-        path = self.folder / structure.digest() / "int8.json"
-        done = self.journal.get("calibrated", structure.digest())
-        if done is not None and path.is_file():
-            return Calibrated(graph, load_graph(path), frozenset(done["inputs"]), frozenset(done["outputs"]))
-        self.progress(f"calibrate: {len(self.samples)} samples")
-        made = calibrate(graph, self.quantizers, self.samples, counted(self.progress, "calibrate"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_graph(made.full, path)
+        graph, name, folder = self.float(structure, steps), _named(steps), self._folder(structure, steps)
+        done = self.journal.get("calibrated", structure.digest(), name)
+        if done is not None and (folder / "int8.json").is_file():
+            full = load_graph(folder / "int8.json")
+            return Calibrated(graph, full, frozenset(done["inputs"]), frozenset(done["outputs"]))
+        self.progress(f"calibrate: {len(self.samples)} samples, rounding: {name}")
+        tell = counted(self.progress, "calibrate")
+        made = calibrate(graph, self.target.quantizer, self.samples, tell, steps)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_graph(made.full, folder / "int8.json")
         places = {"inputs": sorted(made.inputs), "outputs": sorted(made.outputs)}
-        self.journal.put(places, "calibrated", structure.digest())
+        self.journal.put(places, "calibrated", structure.digest(), name)
         return made
+
+    def _folder(self, structure: Plan, steps: Steps) -> Path:
+        return self.folder / structure.digest() / _named(steps)
+
+
+def _named(steps: Steps) -> str:
+    return "+".join(steps) or "nearest"

@@ -2,15 +2,17 @@ r"""A plan's lossy decisions, applied to the merged graph: the one function that
 
     <site>             <structural method>  <option>
     segment:<modules>  precision            float32 | int8 | int8_dynamic
+    model              rounding             <step>+<step>
     model              heal                 <healer>+<healer>
 
-Structure is changed first (`compiler.compress.structure`) and healed last. Precision is chosen by the
+How int8 is rounded levels the weights first (`compiler.compress.rounding`), then structure is changed
+(`compiler.compress.structure`); healing comes last. Precision is chosen by the
 segments of the graph as it was before, so that sites do not move with what else is chosen.
 
-Every value's int8 range is read from the float model's own activations, so it does not depend on
-what else is int8. The graph is therefore calibrated once, with all that can be int8, and a partial
-choice is read off it: the float graph, in which the value :math:`x` on the edge from producer to
-consumer passes through quantise and dequantise exactly where
+Every value's int8 range is read from the float model's own activations, so it does not depend on what
+else is int8. The graph is therefore calibrated once, with all that can be int8, and a partial choice is
+read off it: the float graph, in which the value :math:`x` on the edge from producer to consumer passes
+through quantise and dequantise exactly where
 
     the producer is chosen and its output is quantised,  or
     the consumer is chosen and its inputs are quantised,
@@ -35,6 +37,7 @@ from compiler.compress.decision import Setting
 from compiler.compress.healing import HEAL, heal, healers_of
 from compiler.compress.quantize import NAMESPACE, Progress, ir_filter, quantize_int8, split
 from compiler.compress.quantize_dynamic import quantize_dynamic
+from compiler.compress.rounding import ROUNDING, Steps, gridded, levelled, steps_of
 from compiler.compress.segments import Segment, carried, segments
 from compiler.compress.structure import apply_structure, check_methods
 from compiler.errors import UnsupportedModelError, UsageError
@@ -87,7 +90,7 @@ def apply_plan(
     asked for without batches; UnsupportedModelError where nothing chosen can be int8, and for a
     precision that the target does not have.
     """
-    check_methods(plan, (METHOD, HEAL))
+    check_methods(plan, (METHOD, ROUNDING, HEAL))
     sites = segments(graph) if plan.decisions else ()
     for option in (INT8, INT8_DYNAMIC):
         if int8_nodes(sites, plan, option):
@@ -96,12 +99,15 @@ def apply_plan(
         raise UsageError(
             "the plan quantizes or heals, which needs calibration batches: give --calibration data.py:batches"
         )
-    original, samples = graph, [sample for batch in batches for sample in split(graph, batch)]
-    graph = apply_structure(graph, plan, Setting(samples, donor=donor))
+    if steps_of(plan) and not int8_nodes(sites, plan):
+        raise UsageError(f"the plan decides {ROUNDING} {'+'.join(steps_of(plan))} and puts nothing in {INT8}")
+    samples = [sample for batch in batches for sample in split(graph, batch)]
+    original = levelled(graph, steps_of(plan), samples)
+    graph = apply_structure(original, plan, Setting(samples, donor=donor))
     sites = carried(sites, graph)
     static, dynamic = (int8_nodes(sites, plan, option) for option in (INT8, INT8_DYNAMIC))
     if static:
-        graph = choose(calibrate(graph, target.quantizer, batches, progress), static)
+        graph = choose(calibrate(graph, target.quantizer, samples, progress, steps_of(plan)), static)
     if dynamic:
         graph = quantize_dynamic(graph, dynamic, target.quantizer(ir_filter(dynamic), INT8_DYNAMIC))
     return heal(graph, original, healers_of(plan), samples)
@@ -129,16 +135,19 @@ def int8_nodes(sites: Sequence[Segment], plan: Plan, option: str = INT8) -> froz
 def calibrate(
     graph: Graph,
     quantizers: Quantizers,
-    batches: Sequence[Sequence[torch.Tensor]],
+    samples: Sequence[Sequence[torch.Tensor]],
     progress: Progress | None = None,
+    steps: Steps = (),
 ) -> Calibrated:
-    """Quantise all that can be int8, with ranges from the batches.
+    """Quantise all that can be int8, with ranges from the samples, weights rounded by steps.
 
     Raises UnsupportedModelError where the target can quantise nothing of the graph.
     """
     names = frozenset(n.name for n in graph.ops())
-    full = quantize_int8(graph, names, quantizers(ir_filter(names)), batches, progress)
-    return Calibrated(graph, full, *quantised_places(graph, quantizers(ir_filter(names))))
+    inputs, outputs = quantised_places(graph, quantizers(ir_filter(names)))
+    grid = gridded(graph, steps, inputs, samples)
+    full = quantize_int8(grid, names, quantizers(ir_filter(names)), samples, progress)
+    return Calibrated(graph, full, inputs, outputs)
 
 
 def quantised_places(graph: Graph, quantizer: Any) -> tuple[frozenset[str], frozenset[str]]:

@@ -8,7 +8,7 @@ it does not guess, and an unknown kernel has no price, which is not the price 0.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from compiler.cost.kernel import Kernel
 from compiler.records import Metric
@@ -29,6 +29,7 @@ class LatencyTable:
 
     `entries` are what a kernel adds to a program that runs anyway: the fixed cost of a call,
     `fixed`, is taken off (None where it was not measured, 0 where the metric does not see it).
+    `programs` holds the text IR of entries that are whole programs, where that was kept.
     Units are nanoseconds, executed instructions where the metric is `INSTRUCTIONS`. Raises ValueError
     for an entry that is not positive or lies outside its interval.
     """
@@ -39,6 +40,7 @@ class LatencyTable:
     metric: Metric
     entries: Mapping[str, Entry]
     fixed: Entry | None = None
+    programs: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what is no latency: a price of 0 would win every comparison."""

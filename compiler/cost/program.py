@@ -7,6 +7,7 @@ from functools import cached_property
 from compiler.cost.kernel import Kernel
 from compiler.ir.digest import structure_digest
 from compiler.ir.graph import Graph
+from compiler.ir.text import parse_graph, print_graph
 
 PREFIX = "program "
 
@@ -25,3 +26,13 @@ class WholeProgram(Kernel):
     def text(self) -> str:
         """The key: `program 0123456789abcdef of 12 operations`."""
         return f"{PREFIX}{structure_digest(self.graph)} of {sum(1 for _ in self.graph.ops())} operations"
+
+    @cached_property
+    def written(self) -> str:
+        """The graph as text IR, without its weights; `read_program` is the inverse."""
+        return print_graph(self.graph)
+
+
+def read_program(written: str) -> WholeProgram:
+    """Return a program of constants without data; UsageError for what is no text IR."""
+    return WholeProgram(parse_graph(written))

@@ -36,6 +36,7 @@ class Experiments:
 
     `measure` takes the choices of one run; the base runs beside them whether it is among them or not.
     `cost` is read on the first half of the samples, `second` on others: without it nothing is repaired.
+    `costs` reads those of many choices beforehand, where that is quicker than one by one.
     `size` is a program's bytes. `outlook` is what a cost model expects of a choice. `refuses` says why a
     choice cannot be built, `gate` why a measured one may not win; None where nothing is against it.
     """
@@ -47,6 +48,7 @@ class Experiments:
     outlook: Callable[[Choice], Outlook] | None = None
     refuses: Callable[[Choice], str | None] = lambda _: None
     gate: Callable[[Choice], str | None] = lambda _: None
+    costs: Callable[[Sequence[Choice]], None] = lambda _: None
 
 
 @dataclass(frozen=True)

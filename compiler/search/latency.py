@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
 from compiler.search.solver import Boundary
-from compiler.search.space import Choice, Link, Literal, Overlap, Space
+from compiler.search.space import Choice, Link, Literal, Overlap, Space, boundary_format
 
 LEAST_ERROR = 1e-3  # no reading of a clock is trusted further than a thousandth of the base
 PRIOR_ERROR = 0.5  # alpha, added over all links, is within half the base's latency of 0: hardly a constraint
@@ -96,6 +96,7 @@ class LatencyModel:
     def _pairs(self, link: Link) -> dict[tuple[int, int], float]:
         left, right = self.space.sites[link.u].options, self.space.sites[link.v].options
         time = self.crossing(link)
+        left, right = (tuple(map(boundary_format, options)) for options in (left, right))
         return {(a, c): time for a, p in enumerate(left) for c, q in enumerate(right) if p != q}
 
     def _joint(self, overlap: Overlap) -> dict[tuple[int, int], float]:

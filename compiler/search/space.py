@@ -5,7 +5,7 @@ Sites that change the graph's structure stand before those that choose a precisi
 the graph is what a precision is then chosen for.
 
     Link(u, v)      two precision sites exchange values: where their formats differ, every value that
-                    crosses is converted, and that takes time
+                    crosses is converted, and that takes time. int8_dynamic reads and writes float values
     Overlap(u, v)   two sites change the same operations: together they save less than the sum of
                     what each saves alone, because what the one takes away the other cannot speed up
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from compiler.errors import UsageError
 from compiler.plan import Decision, Plan
+from compiler.target import FLOAT, INT8
 
 PRECISION = "precision"
 
@@ -59,11 +60,15 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Space:
-    """All choices of one search: its sites, the links and the overlaps between them."""
+    """All choices of one search: its sites, the links and the overlaps between them.
+
+    `beside_int8` holds decisions that a plan takes wherever it puts something in int8, and nowhere else.
+    """
 
     sites: tuple[Site, ...]
     links: tuple[Link, ...] = ()
     overlaps: tuple[Overlap, ...] = ()
+    beside_int8: tuple[Decision, ...] = ()
 
     @property
     def base(self) -> Choice:
@@ -108,11 +113,9 @@ class Space:
         """Return the choice as a plan: every precision, and what else departs from the base."""
         pairs = zip(self.sites, choice, strict=True)
         said = ((s, o) for s, o in pairs if o or s.method == PRECISION)
-        return Plan(tuple(Decision(s.name, s.method, s.options[o]) for s, o in said))
-
-    def structure_plan(self, choice: Choice) -> Plan:
-        """Return the part of a choice's plan that changes the structure."""
-        return self.plan(self.joint(self.structural(choice))).without(PRECISION)
+        decisions = [Decision(s.name, s.method, s.options[o]) for s, o in said]
+        int8 = any(d.method == PRECISION and d.option == INT8 for d in decisions)
+        return Plan((*decisions, *(self.beside_int8 if int8 else ())))
 
     def choice(self, plan: Plan) -> Choice:
         """Return the choice a plan makes; a site it is silent on is kept.
@@ -121,13 +124,18 @@ class Space:
         """
         known = {(s.name, s.method) for s in self.sites}
         for d in plan.decisions:
-            if (d.site, d.method) not in known:
+            if d not in self.beside_int8 and (d.site, d.method) not in known:
                 have = ", ".join(sorted(f"{site} {method}" for site, method in known))
                 raise UsageError(f"the plan decides {d.method} at {d.site!r}; this model has: {have}")
         return tuple(_index(s, plan.option(s.name, s.method)) for s in self.sites)
 
     def _format(self, choice: Choice, site: int) -> str:
-        return self.sites[site].options[choice[site]]
+        return boundary_format(self.sites[site].options[choice[site]])
+
+
+def boundary_format(precision: str) -> str:
+    """Return the format of the values that a site of a precision exchanges with others."""
+    return INT8 if precision == INT8 else FLOAT
 
 
 def _index(site: Site, option: str | None) -> int:

@@ -171,6 +171,7 @@ class State:
     def _hopeful(self, missing: Sequence[Literal]) -> Problem:
         problem = self.problem(0.0)
         times, costs = [list(row) for row in problem.times], [list(row) for row in problem.costs]
+        self.lab.costs([self.space.single(*literal) for literal in missing])
         for g, o in missing:
             outlook = self._outlook((g, o))
             times[g][o] = max(-outlook.most, min(0.0, HOPE * outlook.departure))
@@ -235,6 +236,7 @@ def first_singles(state: State) -> list[Choice]:
     left = state.left()
     room = None if left is None else max(1, left - state.limits.reserve)
     if outlook is not None and room is not None and len(precise) + len(others) > room:
+        lab.costs(others)
         others.sort(key=lambda c: outlook(c).departure / max(lab.cost(c).mean, 1e-12))
     return [*precise, *others][:room]
 

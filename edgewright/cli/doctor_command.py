@@ -12,7 +12,9 @@ from edgewright.cli.output import emit_json, working
 
 
 def doctor_command(
-    device: Annotated[str | None, typer.Option(help="Examine this device too.")] = None,
+    device: Annotated[
+        str | None, typer.Option(callback=options.expand_device, help="Examine this device too.")
+    ] = None,
     database: options.Database = None,
     as_json: options.Json = False,
 ) -> None:

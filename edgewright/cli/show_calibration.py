@@ -72,7 +72,15 @@ def _option(option: Mapping[str, Any], field: str, scale: float) -> str:
 
 def _held_out(document: Mapping[str, Any], field: str, scale: float, unit: str) -> None:
     rows = [_held_out_row(row, field, scale) for row in document["held_out"]]
-    columns = ("model left out", f"measured, {unit}", "predicted", "interval", "error", "kernels")
+    columns = (
+        "model left out",
+        f"measured, {unit}",
+        "predicted",
+        "interval",
+        "error",
+        "corrected",
+        "kernels",
+    )
     emit_table("whole models, each predicted from the others' kernels", columns, rows)
     summary = document["held_out_summary"]
     if summary is None:
@@ -83,6 +91,9 @@ def _held_out(document: Mapping[str, Any], field: str, scale: float, unit: str) 
             f"{100 * summary['within']:.0f}% of them within 10%, "
             f"{100 * summary['coverage']:.0f}% inside their {summary['percent']}% interval."
         )
+        if summary["corrected_mape"] is not None:
+            mended, models = 100 * summary["corrected_mape"], summary["corrected_models"]
+            line += f" Corrected by the other models' whole programs: {mended:.1f}% over {models}."
     stdout().print(line, highlight=False, markup=False)
 
 
@@ -92,10 +103,10 @@ def _held_out_row(row: Mapping[str, Any], field: str, scale: float) -> tuple[str
     first = (row["model"], "-" if measured is None else f"{measured / scale:.4g}")
     if said[f"median_{field}"] is None:
         unknown = ", ".join(said["kernels_unknown"]) or "no kernels"
-        return *first, "-", "-", "-", f"none like {unknown}"
+        return *first, "-", "-", "-", "-", f"none like {unknown}"
     median, low, high = (said[f"{name}_{field}"] / scale for name in ("median", "low", "high"))
-    error = "-" if row["error"] is None else f"{100 * row['error']:+.1f}%"
-    return *first, f"{median:.4g}", f"{low:.4g} to {high:.4g}", error, kernels
+    errors = ("-" if row[k] is None else f"{100 * row[k]:+.1f}%" for k in ("error", "corrected_error"))
+    return *first, f"{median:.4g}", f"{low:.4g} to {high:.4g}", *errors, kernels
 
 
 def _short(reason: str | None) -> str | None:

@@ -5,6 +5,8 @@ ExecuTorch, LiteRT and ONNX Runtime are the official aarch64 wheels; TVM's progr
 was compiled to, statically linked.
 """
 
+import json
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -16,8 +18,11 @@ from compiler.compress.segments import segments
 from compiler.errors import DeviceError
 from compiler.plan import Decision, Plan
 from compiler.records import Metric
+from devices import open_device
 from devices.runner import start_runner
 from devices.sampling import take
+from edgewright.artifact import read_artifact
+from edgewright.cli import main
 from edgewright.compilation import compile
 from edgewright.models import load_model
 from edgewright.operations import profile_operations
@@ -161,3 +166,25 @@ def test_tvm_s_program_is_an_arm_executable(built):
     assert (lowering["route"], lowering["arch"], lowering["tuned"]) == ("static", "aarch64", False)
     header = (Path(artifact.folder) / "model").read_bytes()[:20]
     assert header[:4] == b"\x7fELF" and int.from_bytes(header[18:20], "little") == 183
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", ["cortex-a76", "cortex-a72", "cortex-a55", "cortex-a53"])
+@pytest.mark.parametrize("target", list_targets())
+def test_mobileone_agrees_with_torch_on_every_board(target, core, tmp_path, capsys):
+    out, spec = tmp_path / "mobileone_s0", "timm:mobileone_s0"
+    options = ["--profile", f"emulated-{core}", "--target", target, "--randomize", "3", "-o", str(out)]
+    assert main(["compile", spec, *options]) == 0
+    artifact, loaded = read_artifact(out), load_model(spec, randomize=3)
+    wanted = loaded.call_double(loaded.args, loaded.kwargs)[0]
+    board = open_device(f"emulated:{core}")
+    [[found]] = infer(
+        artifact, get_target(target), load_profile(f"emulated-{core}"), [loaded.args], device=board
+    )
+    assert float((found.double() - wanted).abs().max()) < FLOAT_ERROR * float(wanted.abs().max())
+    capsys.readouterr()
+    assert main(["profile", str(out), "--device", f"emulated:{core}", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["metric"] == "instructions" and document["stable"], document
+    with capsys.disabled():
+        sys.stdout.write(f"{target} {core}: {document['median_count'] / 1e6:.2f} M instructions\n")

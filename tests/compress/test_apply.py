@@ -133,7 +133,7 @@ def test_a_plan_that_keeps_all_needs_no_data(graph):
     ("decision", "message"),
     [
         (("segment:nowhere", "precision", "int8"), "segment:stem"),
-        (("segment:stem", "rank", "int8"), "methods are: .*precision, heal"),
+        (("segment:stem", "rank", "int8"), "methods are: .*precision, rounding, heal"),
         (("segment:stem", "precision", "int4"), "precision float32, int8 or int8_dynamic"),
         (("segment:stem", "precision", "int8"), "--calibration"),
     ],

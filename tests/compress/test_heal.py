@@ -167,7 +167,7 @@ def test_gradients_pass_through_rounding_and_stop_where_it_clips(data, codes):
 
 def test_a_quantised_graph_is_healed_by_its_biases_alone(data, codes, monkeypatch):
     monkeypatch.setattr(bias_tuning, "SCHEDULE", Schedule(steps=60, checks=3))
-    done = heal(codes, data.graph, data.calls())
+    done = heal(codes, data.graph, data.calls(), healers=HEALERS[2:])
     by = {step.name: step for step in done.steps}
     assert by["bias_correction"].kept and by["bias_tuning"].kept
     assert all("stay" in by[name].refused for name in ("refit", "distill", "soup"))
@@ -177,6 +177,16 @@ def test_a_quantised_graph_is_healed_by_its_biases_alone(data, codes, monkeypatc
             own, other = codes_of(codes, node), codes_of(done.graph, done.graph.node(node.name))
             assert torch.equal(own.codes, other.codes) and torch.equal(own.scale, other.scale)
     assert [(n.name, n.op) for n in done.graph.ops()] == [(n.name, n.op) for n in codes.ops()]
+
+
+def test_the_codes_of_a_quantised_graph_are_fitted_and_its_operations_stay(data, codes):
+    done = heal(codes, data.graph, data.calls(), healers=HEALERS[:2])
+    assert [step.name for step in done.steps] == ["adaquant", "para_norm"]
+    assert done.steps[0].kept and held_out(done.graph, data) < 0.6 * held_out(codes, data)
+    assert [(n.name, n.op) for n in done.graph.ops()] == [(n.name, n.op) for n in codes.ops()]
+    assert (
+        "in codes" in heal(data.graph, narrow(data.graph), data.calls(), healers=HEALERS[:1]).steps[0].refused
+    )
 
 
 def test_each_kept_step_comes_nearer_on_the_judging_half(data, two_bits, monkeypatch):

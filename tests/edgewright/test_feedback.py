@@ -120,6 +120,13 @@ def test_held_out_models_are_predicted_from_the_others(resolved, tmp_path) -> No
     assert summary["mape"] == pytest.approx(sum(errors) / 4)
 
 
+def test_held_out_models_are_corrected_by_the_others_whole_programs(resolved, tmp_path) -> None:
+    document = run(nets(8, 12, 16, 24, 32), tmp_path, decide=("latency",)).document()
+    assert all(row["corrected_error"] is not None for row in document["held_out"])
+    summary = document["held_out_summary"]
+    assert summary["corrected_models"] == 5 and summary["corrected_mape"] < 0.25
+
+
 def test_one_model_alone_cannot_be_held_out(resolved, tmp_path) -> None:
     document = run(nets(8), tmp_path, decide=("latency",)).document()
     (row,) = document["held_out"]
@@ -190,6 +197,10 @@ def test_the_expected_latency_says_what_it_rests_on(resolved, tmp_path) -> None:
     assert predicted["kernels_predicted"] > 0
     assert predicted["low_ns"] < predicted["median_ns"] < predicted["high_ns"]
     assert predicted["device"] == "desk (pencil)"
+    mended = expected_latency(other, run(nets(16, 24), tmp_path, decide=("latency",)).table)
+    assert mended["kind"] == "corrected by 4 whole programs"
+    assert mended["median_ns"] == pytest.approx(price_ns(other), rel=0.25)
+    assert mended["sum_ns"] > 0 and mended["kernels_predicted"] > 0
     unknown = expected_latency(other, replaced(done.table, {}))
     assert unknown["median_ns"] is None
     assert "conv2d" in unknown["kernels_unknown"]

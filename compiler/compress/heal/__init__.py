@@ -9,7 +9,7 @@ step is a module:
     refusal(graph, original, parts)         why it is not done, or None
     heal(graph, original, parts, seed)      the graph with other constants
 
-In a quantised graph only floating biases and norms change.
+In a quantised graph gradients move floating biases and norms; codes and scales are fitted layer by layer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from compiler.compress.heal import bias_tuning, corrected, distill, mask_lora, refit, soup
+from compiler.compress.heal import bias_tuning, codes, corrected, distill, mask_lora, moments, refit, soup
 from compiler.compress.heal.objective import Halves, Samples, cost, halves, reference
 from compiler.ir.graph import Graph
 
@@ -40,7 +40,7 @@ class Healer(Protocol):
         ...
 
 
-HEALERS: tuple[Healer, ...] = (corrected, refit, bias_tuning, mask_lora, distill, soup)
+HEALERS: tuple[Healer, ...] = (codes, moments, corrected, refit, bias_tuning, mask_lora, distill, soup)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,94 @@
+r"""How what a plan puts in int8 is rounded: `model  rounding  STEP+STEP`.
+
+    equalize       channels of two layers in a row share their ranges                  (REAL)
+    smooth_quant   outliers of activations are moved into the weights that read them   (REAL)
+    gptq           weights are put on the int8 grid, each error made good by the next input
+
+What is equal over the reals is done to the merged float graph, before its structure changes and before
+ranges are read, so that every later step has layers of the same scale to compare with. A weight is put on
+the grid only where it is read in int8; what stays float keeps it. None of it costs time on a device. What
+moves the constants of a graph that is int8 already is healing (`compiler.compress.heal`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from compiler.compress.decision import Sample
+from compiler.compress.equalize import equalize, pairs
+from compiler.compress.gptq import gptq, roundable
+from compiler.compress.smooth_quant import joints, smooth
+from compiler.compress.weight_grid import Grid
+from compiler.errors import UsageError
+from compiler.ir.graph import Graph
+from compiler.plan import Decision, Plan
+
+ROUNDING = "rounding"
+SITE = "model"
+
+Steps = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step by name; `real` where it leaves the float graph's function as it is.
+
+    `able` tells whether there is anything to do in a graph for the operations that are to be int8.
+    """
+
+    name: str
+    real: bool
+    able: Callable[[Graph, Collection[str]], bool]
+    run: Callable[[Graph, Collection[str], Sequence[Sample]], Graph]
+
+
+STEPS: tuple[Step, ...] = (
+    Step("equalize", True, lambda g, _: bool(pairs(g)), lambda g, _, __: equalize(g)),
+    Step("smooth_quant", True, lambda g, _: bool(joints(g)), lambda g, _, samples: smooth(g, samples)),
+    Step(
+        "gptq",
+        False,
+        lambda g, names: any(roundable(g, g.node(n)) for n in names),
+        lambda g, names, samples: gptq(g, names, samples, Grid()),
+    ),
+)
+
+
+def steps_of(plan: Plan) -> Steps:
+    """Return the names of a plan's rounding steps, in order."""
+    option = plan.option(SITE, ROUNDING)
+    return () if option is None else tuple(option.split("+"))
+
+
+def rounding(steps: Steps) -> tuple[Decision, ...]:
+    """Return the decision for steps, none where there are none."""
+    return (Decision(SITE, ROUNDING, "+".join(steps)),) if steps else ()
+
+
+def able(graph: Graph, names: Collection[str]) -> Steps:
+    """Return the steps that have something to do where the named operations are to be int8."""
+    return tuple(step.name for step in STEPS if step.able(graph, names))
+
+
+def levelled(graph: Graph, steps: Steps, samples: Sequence[Sample]) -> Graph:
+    """Return the merged float graph behind those of a plan's steps that are equal over the reals.
+
+    A step that finds nothing to do is left out. Raises UsageError for a step there is not.
+    """
+    known = [step.name for step in STEPS]
+    for name in steps:
+        if name not in known:
+            raise UsageError(f"the plan rounds by {name!r}; steps are: {', '.join(known)}")
+    return _run(graph, [s for s in STEPS if s.name in steps and s.real], (), samples)
+
+
+def gridded(graph: Graph, steps: Steps, names: Collection[str], samples: Sequence[Sample]) -> Graph:
+    """Return the graph that int8 is made from: the weights of the named operations on the grid."""
+    return _run(graph, [s for s in STEPS if s.name in steps and not s.real], names, samples)
+
+
+def _run(graph: Graph, steps: Sequence[Step], names: Collection[str], samples: Sequence[Sample]) -> Graph:
+    for step in steps:
+        graph = step.run(graph, names, samples) if step.able(graph, names) else graph
+    return graph

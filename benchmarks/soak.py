@@ -6,10 +6,12 @@ hold each measurement once with each of its rounds once; no worker, runner, desc
 left; and the memory of the farm and its workers must be flat: the slope of their resident sets after the
 first fifth of the run, by least squares, in KiB for each thousand measurements.
 
-    python benchmarks/soak.py [--measurements 2000] [--device SPEC ...] [--database URL] [--json FILE]
+    python benchmarks/soak.py [--measurements 2000] [--device SPEC ...] [--standin N] [--database URL]
+        [--json FILE]
 
-By default the devices are `soak:1` and `soak:2`, this machine under two names. It ends with 1 where
-something was lost, doubled or left.
+By default the devices are `soak:1` and `soak:2`, this machine under two names; `--standin 2` starts two
+stand-in phones and measures on those, straight to their daemons. It ends with 1 where something was lost,
+doubled or left.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +39,11 @@ from devices.database import MeasurementDatabase
 from devices.farm import Job, ProcessFarm
 from devices.farm.processes import descendants
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from shared.soak_devices import open_soak
+
+from tests.standin_phone import running_phone
 
 RUNNER = Path(__file__).parent / "shared" / "instant_runner.sh"
 ROUNDS = 3
@@ -171,13 +177,16 @@ def main() -> int:
     """Run the soak and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--measurements", type=int, default=2000)
-    parser.add_argument("--device", action="append", help="a device; once for each")
+    parser.add_argument("--device", action="append", default=[], help="a device; once for each")
+    parser.add_argument("--standin", type=int, default=0, help="so many stand-in phones")
     parser.add_argument("--database", help="a path or URL; a file that is removed afterwards by default")
     parser.add_argument("--json", type=Path, help="write all that was counted here")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="edgewright-soak-") as folder:
+    with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="edgewright-soak-") as folder:
+        phones = [stack.enter_context(running_phone()) for _ in range(options.standin)]
         database = options.database or str(Path(folder) / "soak.sqlite")
-        devices = options.device or ["soak:1", "soak:2"]
+        devices = [*options.device, *(f"adb:direct:{phone.serial}" for phone in phones)]
+        devices = devices or ["soak:1", "soak:2"]
         found = soak(devices, options.measurements, database, Path(folder) / "cache")
     show(found)
     if options.json:

@@ -9,6 +9,7 @@ from shlex import quote
 from compiler.device import Device
 from compiler.errors import DeviceError
 from devices.bundle.assemble import base, site
+from devices.bundle.processor import check_processor
 from devices.discovery import default_cache
 
 LAUNCHER = """#!{shell}
@@ -26,10 +27,12 @@ def install(device: Device, runtime: str, cache: Path | None = None) -> str:
     """Return the path on a device of a Python that can import a runtime, "" for Python alone.
 
     `cache` is the host's folder for what is assembled, `~/.cache/edgewright` by default. Raises
-    DeviceError where the device is no aarch64 Linux, or there is no such bundle, or it cannot be had.
+    DeviceError where the device is no aarch64 Linux, its processor lacks what the runtime executes, or there
+    is no such bundle, or it cannot be had.
     """
     cache = default_cache() if cache is None else cache
     shell = _shell(device)
+    check_processor(runtime, device.run(("cat", "/proc/cpuinfo")).stdout, device.name)
     usr = f"{device.push(base(cache))}/usr"
     packages = device.push(site(cache, runtime)) if runtime else ""
     text = LAUNCHER.format(shell=shell, usr=quote(usr), site=quote(packages))

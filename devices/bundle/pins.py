@@ -2,6 +2,8 @@
 
     snapshot = "20260801T000000Z"    when Debian's archive held these packages
     drop = ["usr/share/doc"]         glob patterns below the unpacked folder that a device never reads
+    features = ["atomics"]           what the processor must have, in the words of /proc/cpuinfo
+    features_why = "..."             who executes them
 
     [[package]]                      a Debian package
     name, arch, version, url, sha256
@@ -60,6 +62,8 @@ class Pins:
     wheels: tuple[Wheel, ...] = ()
     drop: tuple[str, ...] = ()
     snapshot: str = ""
+    features: tuple[str, ...] = ()
+    features_why: str = ""
 
     def digest(self) -> str:
         """Return a digest of the contents that these pins stand for, 12 hexadecimal digits."""
@@ -77,6 +81,8 @@ def read_pins(path: Path) -> Pins:
         wheels=tuple(Wheel(**entry) for entry in document.get("wheel", ())),
         drop=tuple(document.get("drop", ())),
         snapshot=document.get("snapshot", ""),
+        features=tuple(document.get("features", ())),
+        features_why=document.get("features_why", ""),
     )
 
 

@@ -21,6 +21,7 @@ from compiler.records import Metric
 from devices import open_device
 from devices.runner import start_runner
 from devices.sampling import take
+from devices.transports.emulated.cores import CORES
 from edgewright.artifact import read_artifact
 from edgewright.cli import main
 from edgewright.compilation import compile
@@ -175,6 +176,11 @@ def test_mobileone_agrees_with_torch_on_every_board(target, core, tmp_path, caps
     out, spec = tmp_path / "mobileone_s0", "timm:mobileone_s0"
     options = ["--profile", f"emulated-{core}", "--target", target, "--randomize", "3", "-o", str(out)]
     assert main(["compile", spec, *options]) == 0
+    if target == "executorch" and "atomics" not in CORES[core].features:
+        capsys.readouterr()
+        assert main(["profile", str(out), "--device", f"emulated:{core}"]) == 5
+        assert "its processor has no atomics" in " ".join(capsys.readouterr().err.split())
+        return
     artifact, loaded = read_artifact(out), load_model(spec, randomize=3)
     wanted = loaded.call_double(loaded.args, loaded.kwargs)[0]
     board = open_device(f"emulated:{core}")

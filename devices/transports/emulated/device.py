@@ -14,7 +14,9 @@ from pathlib import Path
 from compiler.device import Completed, Session
 from compiler.errors import DeviceError
 from compiler.records import DeviceState
+from devices.bundle.processor import check_processor
 from devices.local_device import LocalDevice
+from devices.transports.emulated.cores import cpuinfo
 from devices.transports.emulated.counting import CountingSession, Tally
 from devices.transports.emulated.emulator import Emulator
 
@@ -45,7 +47,11 @@ class EmulatedDevice(LocalDevice):
         return ""
 
     def interpreter(self, runtime: str) -> str:
-        """Return a Python of the board with the runtime's own wheels; DeviceError where there are none."""
+        """Return a Python of the board with the runtime's own wheels.
+
+        Raises DeviceError where there are none, and where the core lacks what they execute.
+        """
+        check_processor(runtime, cpuinfo(self._emulator.core, 1), self.name)
         return str(self._emulator.python(runtime))
 
     def fingerprint(self) -> Mapping[str, str]:

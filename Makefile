@@ -31,7 +31,7 @@ demo: $(READY)
 	$(BIN)/edgewright compile timm:mobileone_s0 --profile host --randomize 0 --out $(OUT)/mobileone_s0
 	$(BIN)/edgewright profile $(OUT)/mobileone_s0 --device local --database $(DATABASE) --allow-unstable
 	$(BIN)/edgewright explain $(OUT)/mobileone_s0
-	$(BIN)/edgewright search timm:mobilenetv2_100 --profile host --device local --latency-budget 0.7x \
+	$(BIN)/edgewright search timm:mobilenetv2_100 --profile host --device local --latency-budget 0.7x --methods precision \
 		--calibration examples/calibration.py:batches --randomize 0 \
 		--database $(DATABASE) --out $(OUT)/mobilenetv2_100
 

@@ -11,13 +11,14 @@ from compiler.target import FLOAT
 def in_words(space: Space, choice: Choice, heals: Sequence[str] = ()) -> str:
     """Return a choice as `SITE OPTION, int8 in 1,3, healed by refit`, or `float32` for the base.
 
-    Segments are counted from 1; where a precision is taken wherever it can be, its name stands alone.
+    Segments are counted from 1; where a precision is taken in all of several that have it, its name stands
+    alone.
     """
     words = [f"{space.sites[g].name} {space.sites[g].options[o]}" for g, o in space.structural(choice)]
     for precision, numbers in _segments(space, choice).items():
         able = [s for s in space.sites if s.method == PRECISION and precision in s.options]
         listed = ",".join(map(str, numbers))
-        words.append(precision if len(numbers) == len(able) else f"{precision} in {listed}")
+        words.append(precision if len(numbers) == len(able) > 1 else f"{precision} in {listed}")
     return ", ".join([*(words or [FLOAT]), *(f"healed by {name}" for name in heals)])
 
 

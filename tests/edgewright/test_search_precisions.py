@@ -50,7 +50,7 @@ def test_dynamic_int8_is_an_option_where_a_linear_layer_is(setting, monkeypatch)
     options = [site.options for site in result.space.sites]
     assert options[0] == ("float32", INT8) and options[-1] == ("float32", INT8, INT8_DYNAMIC)
     tried = {t["variant"] for t in json.loads((setting.out / "tried.json").read_text())["tried"]}
-    assert tried >= {"float32", INT8, INT8_DYNAMIC}
+    assert tried >= {"float32", INT8} and any(INT8_DYNAMIC in variant for variant in tried)
 
 
 def test_a_runtime_that_rounds_without_saying_so_has_no_dynamic_option(setting, monkeypatch, tmp_path):

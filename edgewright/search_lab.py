@@ -42,9 +42,7 @@ from edgewright.stages import Progress, silent
 FIRST_RUN_ROUNDS = (
     24  # the first run fits a model and holds every variant; trials get the profile's full protocol
 )
-AT_ONCE = (
-    8  # variants whose costs are read side by side: each holds its values, and an interruption loses them
-)
+AT_ONCE = 8  # variants whose costs are read side by side; an interruption loses those
 LEAST_PAIRS = 5  # of clean rounds, for a ratio and its interval
 PERCENTILES = {"p50": 0.5, "p90": 0.9}
 

@@ -14,7 +14,7 @@ from compiler.compress.apply import Calibrated, calibrate, choose, int8_nodes
 from compiler.compress.decision import Setting as StructureSetting
 from compiler.compress.quantize import ir_filter
 from compiler.compress.quantize_dynamic import dynamic_nodes, has_unwritten_rounding, quantize_dynamic
-from compiler.compress.rounding import Steps, levelled, steps_of
+from compiler.compress.rounding import Steps, levelled, real, steps_of
 from compiler.compress.segments import Segment, carried
 from compiler.compress.structure import apply_structure, structural
 from compiler.errors import UnsupportedModelError
@@ -68,6 +68,7 @@ class Structures:
 
     def float(self, structure: Plan, steps: Steps = ()) -> Graph:
         """Return the float graph of a structural plan, levelled by rounding steps."""
+        steps = real(steps)
         if not structure.decisions:
             return self._levelled(steps)
         if (structure, steps) not in self._graphs:

@@ -66,6 +66,11 @@ def rounding(steps: Steps) -> tuple[Decision, ...]:
     return (Decision(SITE, ROUNDING, "+".join(steps)),) if steps else ()
 
 
+def real(steps: Steps) -> Steps:
+    """Return those of some steps that are equal over the reals."""
+    return tuple(step.name for step in STEPS if step.real and step.name in steps)
+
+
 def able(graph: Graph, names: Collection[str]) -> Steps:
     """Return the steps that have something to do where the named operations are to be int8."""
     return tuple(step.name for step in STEPS if step.able(graph, names))

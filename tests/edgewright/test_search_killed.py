@@ -33,7 +33,7 @@ def measured(folder: Path) -> list[tuple[str, str, int]]:
     with MeasurementDatabase(folder / "measurements.db") as database:
         found = database.measurements()
         assert all([r.index for r in m.rounds] == list(range(len(m.rounds))) for m in found)
-        return sorted((m.plan_digest, m.label, len(m.rounds)) for m in found)
+        return sorted((m.plan_digest, m.artifact_digest, len(m.rounds)) for m in found)
 
 
 def test_killed_at_twenty_random_points_it_ends_with_the_same_plan_and_repeats_nothing(tmp_path):

@@ -35,19 +35,16 @@ class Rounding:
     def chosen(self) -> Steps:
         """Return the steps that help, in order; none where nothing can be int8."""
         calibrated = self.structures.calibrated()
-        names = calibrated.inputs
-        found: list[str] = self.journal.once(
-            lambda: list(self._search(able(calibrated.graph, names))), "rounding"
-        )
+        steps = able(calibrated.graph, calibrated.inputs)
+        found: list[str] = self.journal.once(lambda: list(self._search(steps)) if steps else [], "rounding")
         return tuple(found)
 
     def _search(self, steps: Steps) -> Steps:
         kept: Steps = ()
-        best = self._read(kept) if steps else None
+        best = self._read(kept)
         for step in steps:
             tried = (*kept, step)
             found = self._read(tried)
-            assert best is not None
             falls = best - found
             error = falls.std(ddof=1) / math.sqrt(len(falls)) if len(falls) > 1 else 0.0
             self.progress(f"round by {step}: cost of all in int8 {best.mean():.3g} to {found.mean():.3g}")

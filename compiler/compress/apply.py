@@ -5,9 +5,9 @@ r"""A plan's lossy decisions, applied to the merged graph: the one function that
     model              rounding             <step>+<step>
     model              heal                 <healer>+<healer>
 
-How int8 is rounded levels the weights first (`compiler.compress.rounding`), then structure is changed
-(`compiler.compress.structure`); healing comes last. Precision is chosen by the
-segments of the graph as it was before, so that sites do not move with what else is chosen.
+Weights are levelled first, where int8 is rounded so (`compiler.compress.rounding`), then structure is changed
+(`compiler.compress.structure`); healing comes last. Precision is chosen by the segments of the graph as it
+was before, so that sites do not move with what else is chosen.
 
 Every value's int8 range is read from the float model's own activations, so it does not depend on what
 else is int8. The graph is therefore calibrated once, with all that can be int8, and a partial choice is

@@ -127,7 +127,7 @@ class Lab:
         """Return what the roofline prior expects of a choice."""
 
         def make() -> dict[str, float]:
-            return asdict(outlook(self.structures.graph, self.graph(choice), self.prior))
+            return asdict(outlook(self.structures.graph, self._shaped(choice), self.prior))
 
         return Outlook(**self.journal.once(make, "outlook", self._name(choice)))
 
@@ -189,10 +189,16 @@ class Lab:
             self.journal.put(found, "measure", self.percentile, *self._names(variants))
         return {c: Reading(**found[self._name(c, heals)]) for c in choices}
 
+    def _shaped(self, choice: Choice) -> Graph:
+        """Return a graph with a choice's operations and shapes; many options are looked at, few measured."""
+        taken = self.space.taken(choice)
+        alone = len(taken) == 1 and bool(self.space.structural(choice))
+        return self.structures.sketch(self.space.plan(choice)) if alone else self.graph(choice)
+
     def _refusal(self, choice: Choice) -> str:
         """Return why a graph cannot be made or run, empty where it can."""
         try:
-            graph = self.graph(choice)
+            graph = self._shaped(choice)
         except (UsageError, UnsupportedModelError) as error:
             return f"{self.label(choice)}: {error}"
         new = [n for n in graph.ops() if n.name not in self.structures.graph]

@@ -45,6 +45,15 @@ def read_labels(graph: Graph, labels: str | Iterable[Any], most_drop: float) -> 
     return LabelGate(tuple(calls), found, most_drop, rows(calls[0]))
 
 
+def labelled_pool(batches: Iterable[Any]) -> tuple[list[tuple[Any, ...]], torch.Tensor]:
+    """Return a pool of (inputs, labels) as batches of inputs, and the labels of all, in order.
+
+    Raises UsageError where a batch has no labels.
+    """
+    parts = [_parts(batch, number) for number, batch in enumerate(batches)]
+    return [inputs for inputs, _ in parts], torch.cat([given.reshape(-1) for _, given in parts])
+
+
 def check_disjoint(gate: LabelGate, halves: Halves) -> None:
     """Raise UsageError where a labelled sample is a calibration sample too."""
     known = {_digest(s) for s in (*halves.seen, *halves.unseen)}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.compress.decision import Setting as StructureSetting
-from compiler.compress.rounding import rounding
+from compiler.compress.rounding import ROUNDING, rounding
 from compiler.compress.segments import segments
 from compiler.compress.structure import structure_offers
 from compiler.device import DeviceProfile
@@ -138,13 +138,16 @@ def _structures(graph: Graph, halves: Halves, journal: Journal, setting: Setting
 
 def _precisions(structures: Structures, costs: CostReader, halves: Halves, setting: Setting) -> Precisions:
     """Return what each precision can do for the merged model, and how int8 is rounded."""
-    if setting.methods is not None and PRECISION not in setting.methods:
+    if not setting.takes(PRECISION):
         return Precisions()
     calibrated = structures.calibrated()
     able = {INT8: calibrated.inputs | calibrated.outputs, INT8_DYNAMIC: structures.dynamic()}
+    found = {p: names for p, names in able.items() if names}
+    if not setting.takes(ROUNDING):
+        return Precisions(found)
     seen = halves.seen[:MOST_SAMPLES]
     steps = Rounding(structures, costs, seen, structures.journal, setting.progress).chosen()
-    return Precisions({p: names for p, names in able.items() if names}, rounding(steps))
+    return Precisions(found, rounding(steps))
 
 
 def _most_bytes(setting: Setting) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from compiler.compress.rounding import ROUNDING
 from compiler.compress.structure import ORDER
 from compiler.device import Device, DeviceProfile
 from compiler.errors import UsageError
@@ -31,7 +32,7 @@ RANGE_SAMPLES = 64  # of half A, read for int8 ranges
 FIT_SAMPLES = 64  # of half A, which structural methods score and refit layers on
 MOST_MEASUREMENTS = 32  # variants, where nothing else is asked for
 INTEGER = "integer"
-METHODS = (PRECISION, *(method.METHOD for method in ORDER))
+METHODS = (PRECISION, ROUNDING, *(method.METHOD for method in ORDER))
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ class Setting:
         if self.max_bytes is not None and self.max_bytes < 1:
             raise UsageError(f"the program may take {self.max_bytes} bytes; give 1 at least")
         check_metric(self.budget, self.profile)
+
+    def takes(self, method: str) -> bool:
+        """Return whether decisions of a kind are to be taken."""
+        return self.methods is None or method in self.methods
 
 
 def check_metric(budget: Budget, profile: DeviceProfile) -> None:

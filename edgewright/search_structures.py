@@ -7,7 +7,7 @@ repeats none of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compiler.compress.apply import Calibrated, calibrate, choose, int8_nodes
@@ -26,6 +26,8 @@ from compiler.target import INT8, INT8_DYNAMIC, Target
 from edgewright.search_samples import Sample
 from edgewright.search_steps import counted
 from edgewright.stages import Progress
+
+SKETCH_SAMPLES = 4
 
 
 @dataclass
@@ -61,6 +63,14 @@ class Structures:
         if dynamic:
             graph = quantize_dynamic(graph, dynamic, self.target.quantizer(ir_filter(dynamic), INT8_DYNAMIC))
         return graph
+
+    def sketch(self, plan: Plan) -> Graph:
+        """Return the float graph of a plan's structure, fitted to few samples: its shapes are right.
+
+        Raises UsageError where a structural decision cannot be taken.
+        """
+        few = replace(self.setting, samples=self.setting.samples[:SKETCH_SAMPLES])
+        return apply_structure(self.graph, structural(plan), few)
 
     def original(self, plan: Plan) -> Graph:
         """Return the merged float graph, levelled as a plan's rounding asks: what its layers compare with."""

@@ -21,6 +21,7 @@ import torch
 from compiler.device import DeviceProfile
 from compiler.errors import UsageError
 from compiler.search.budget import Budget, parse_budget
+from compiler.search.calibration_selection import way
 from compiler.search.events import Watch, unwatched
 from compiler.search.experiments import MeasurementBudget
 from devices import open_device
@@ -28,7 +29,7 @@ from devices.database import MeasurementDatabase
 from edgewright.calibration_pool import halves_advice, selected
 from edgewright.models import load_model
 from edgewright.recipe import prior_of, resolve
-from edgewright.search_labels import check_disjoint, read_labels
+from edgewright.search_labels import check_disjoint, labelled_pool, read_labels
 from edgewright.search_lowering import default_workers
 from edgewright.search_output import FRONT_SCHEMA, TRIED_SCHEMA, SearchResult
 from edgewright.search_run import run_search
@@ -108,7 +109,8 @@ def search(
         donor: a second model of the same family, whose parts may be stitched in.
         methods: the kinds of decisions to take, of `edgewright.search_setting.METHODS`; all by default.
         calibration_select: how to choose samples where `calibration` is a larger pool, of
-            `compiler.search.selection`; all samples are taken by default.
+            `compiler.search.selection`; all samples are taken by default. For `el2n` its batches are
+            (inputs, labels).
         calibration_samples: how many to choose.
 
     Raises:
@@ -155,7 +157,10 @@ def search(
     advice: tuple[str | None, ...] = ()
     if calibration_select is not None:
         tell = counted(progress, "select")
-        chosen = selected(batches, prepared.graph, calibration_select, calibration_samples, seed, tell=tell)
+        labelled = way(calibration_select).LABELLED
+        pool, classes = labelled_pool(batches) if labelled else (batches, None)
+        count = calibration_samples
+        chosen = selected(pool, prepared.graph, calibration_select, count, seed, classes, tell)
         batches, advice = list(chosen.batches), (chosen.advice,)
     halves = halve(prepared.graph, batches, seed)
     if gate is not None:

@@ -9,10 +9,14 @@ for what is missing,
 and the layers behind it see the result. Damping the change and not the weights means that the error on
 the rows fitted is never above what it was, and that nothing changes where nothing was lost. In groups,
 each group is fitted apart. Rows are positions, evenly spaced where there are more than are needed.
+
+Values are computed in the graph's own precision, fits in float64. What the cut has not reached is computed
+once for both graphs, and what no reader waits for not at all.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,11 +26,12 @@ import torch
 from torch.nn import functional as F
 
 from compiler.compress.channel_groups import Channels
-from compiler.compress.channel_readers import channel_dim, start
+from compiler.compress.channel_readers import channel_dim
 from compiler.compress.channel_walk import Reader
 from compiler.compress.cut_channels import Mask, left, set_tensor
 from compiler.compress.decision import Sample
 from compiler.compress.least_squares import refit
+from compiler.compress.observe import watching
 from compiler.evaluate import run_node
 from compiler.ir.dims import bind
 from compiler.ir.edit import Editor
@@ -62,26 +67,45 @@ def refit_readers(
     """
     editor = Editor(cut)
     wanted = {r.node: r for r in readers if _alone(cut, cut.node(r.node))}
+    awaited = list(watching(dense, [dense.node(name).value for name in wanted]).ops())
+    changed = {name for name, stored in dense.constants.items() if cut.constants.get(name) != stored}
     runs = [_started(dense, cut, sample) for sample in samples]
-    unread = {n.name: dense.nx.out_degree(n.name) for n in dense.nodes()}
-    for node in dense.ops():
+    unread = Counter(v.node for node in awaited for _, v in node.values())
+    for node in awaited:
         now = editor.graph.node(node.name)
         for run in runs:
-            run_node(node, run.dense, run.bindings, torch.float64)
+            run_node(node, run.dense, run.bindings)
         if node.name in wanted:
             rows = left(channels.axes.get(node.value, ()), kept)
             now = _fitted(editor, now, wanted[node.name], runs, rows)
+        if now != node or any(v.node in changed for _, v in node.values()):
+            changed.add(node.name)
         for run in runs:
-            run_node(now, run.cut, run.bindings, torch.float64)
+            _follow(run, now, node.name in changed)
         _release(node, runs, unread)
     result = editor.finish()
     verify(result)
     return result
 
 
+def _follow(run: _Run, node: Node, changed: bool) -> None:
+    """Run a node of the cut graph, or take what it gave in the dense one, where that is the same."""
+    if changed:
+        run_node(node, run.cut, run.bindings)
+    else:
+        outputs = (Value(node.name, i) for i in range(len(node.types)))
+        run.cut.update({v: run.dense[v] for v in outputs})
+
+
 def _started(dense: Graph, cut: Graph, sample: Sample) -> _Run:
     bindings = bind([n.type for n in dense.inputs()], [t.shape for t in sample])
-    return _Run(start(dense, sample), start(cut, sample), bindings)
+    return _Run(_start(dense, sample), _start(cut, sample), bindings)
+
+
+def _start(graph: Graph, sample: Sample) -> dict[Value, Any]:
+    """Return the inputs, weights and states that a run begins with."""
+    values: dict[Value, Any] = {n.value: t for n, t in zip(graph.inputs(), sample, strict=True)}
+    return values | {Value(name): constant.tensor for name, constant in graph.constants.items()}
 
 
 def _alone(graph: Graph, node: Node) -> bool:
@@ -96,13 +120,13 @@ def _fitted(editor: Editor, node: Node, reader: Reader, runs: Sequence[_Run], ro
     weight = runs[0].cut[value]
     missing = [_missing(node, run, rows) for run in runs]
     change, shift = _solution(editor.graph, node, reader, runs, missing, weight)
-    new = (weight + change.reshape(weight.shape)).to(_stored(editor, value).dtype)
+    new = (weight.double() + change.reshape(weight.shape)).to(weight.dtype)
     set_tensor(editor, value.node, new)
     node = _shifted(editor, node, shift)
     for run in runs:
         for key in ("weight", "bias"):
             own = node.operand(key)
-            run.cut[own] = _stored(editor, own).double()
+            run.cut[own] = _stored(editor, own)
     return node
 
 
@@ -133,7 +157,7 @@ def _missing(node: Node, run: _Run, rows: dict[int, Any]) -> torch.Tensor:
     for dim, own in rows.items():
         target = target.index_select(dim, torch.from_numpy(own))
     values = {v: run.cut[v] for _, v in node.values()}
-    run_node(node, values, run.bindings, torch.float64)
+    run_node(node, values, run.bindings)
     missing: torch.Tensor = target - values[node.value]
     return missing
 
@@ -162,7 +186,7 @@ def _solution(
             inputs.append(
                 _rows(node, part, weight, place, chosen) if count <= MOST_COLUMNS else own[chosen, :0]
             )
-        change, shift = refit(torch.cat(inputs), torch.cat(targets))
+        change, shift = refit(torch.cat(inputs).double(), torch.cat(targets).double())
         changes.append(change if count <= MOST_COLUMNS else change.new_zeros(size, count))
         shifts.append(shift)
     return torch.cat(changes), torch.cat(shifts)

@@ -51,9 +51,10 @@ class Call:
 
 
 class Way(Protocol):
-    """A way to choose, which its module is."""
+    """A way to choose, which its module is; `LABELLED` where it looks at labels."""
 
     FACT: str
+    LABELLED: bool
 
     def observe(self, calls: Iterable[Call]) -> NDArray[np.float64]:
         """Return the facts of the samples of all calls, one row for each sample."""

@@ -136,13 +136,15 @@ def _start(state: State) -> bool:
 
 def _programme(state: State) -> Choice | None:
     """Measure the single options that could change the plan, then return the plan to try."""
-    while hoped := state.hoped():
-        left = state.left()
-        count = PER_RUN if left is None else min(PER_RUN, left - 1)  # the last one is for the plan
-        if count < 1:
-            break
-        state.measure(state.space.single(*g) for g in hoped[:count])
+    while hoped := state.hoped(_room(state)):
+        state.measure(state.space.single(*g) for g in hoped)
     return state.propose()
+
+
+def _room(state: State) -> int:
+    """Return how many single options may be measured in one run; the last measurement is for the plan."""
+    left = state.left()
+    return PER_RUN if left is None else min(PER_RUN, left - 1)
 
 
 def _infeasible(state: State) -> str:

@@ -16,7 +16,7 @@ import typer
 
 from compiler.errors import EdgewrightError
 from edgewright.cli.interrupt import terminable
-from edgewright.cli.output import emit_error
+from edgewright.cli.output import emit_error, stdout_for_json
 
 INTERRUPTED = 130
 STOPPED = "interrupted: no half-written artifact is left; a search or a measurement goes on when run again"
@@ -27,6 +27,12 @@ _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never raises, except with `--debug`."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    with stdout_for_json("--json" in arguments):
+        return _told(arguments)
+
+
+def _told(arguments: list[str]) -> int:
+    """Run one command, tell how it failed, and return its exit code."""
     debug = "--debug" in arguments
     as_json = "--json" in arguments
     before = logging.root.manager.disable

@@ -118,7 +118,8 @@ CalibrationSelect = Annotated[
     str | None,
     typer.Option(
         metavar="WAY",
-        help="Choose the calibration samples out of a larger pool: random, margin, clusters or perplexity.",
+        help="Choose the calibration samples out of a larger pool: random, margin, clusters, perplexity, or "
+        "el2n from batches of (inputs, labels).",
     ),
 ]
 Freeze = Annotated[

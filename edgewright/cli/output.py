@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import sys
@@ -22,6 +23,24 @@ WIDTH = 110  # of tables that go to a file or a pipe
 def emit_json(document: Mapping[str, Any]) -> None:
     """Write the one JSON document of a command."""
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def stdout_for_json(wanted: bool) -> Iterator[None]:
+    """Keep the process's stdout for the document: what C++ libraries print meanwhile goes to stderr."""
+    if not wanted or sys.stdout is not sys.__stdout__:
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as own, contextlib.redirect_stdout(own):
+            yield
+    finally:
+        ctypes.CDLL(None).fflush(None)  # what C holds back until the process ends is no document either
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -8,11 +8,13 @@ from torch import nn
 from compiler.errors import UsageError
 from compiler.evaluate import evaluate
 from compiler.frontends.torch_export import import_model
-from compiler.search.calibration_selection import ways
+from compiler.search.calibration_selection import Answer, Call, select, ways
 from compiler.search.selection.margin import margins
 from edgewright.calibration_pool import halves_advice, selected
 from edgewright.models.batches import load_batches
+from edgewright.search_labels import labelled_pool
 from edgewright.search_samples import halve, read_calibration
+from edgewright.searching import search
 
 
 class Net(nn.Module):
@@ -55,6 +57,30 @@ def test_what_is_chosen_are_samples_of_the_pool_that_halve_takes(method) -> None
     assert all(torch.equal(b[0], whole[[p]]) for b, p in zip(found.batches, found.places, strict=True))
     halves = halve(graph(), found.batches)
     assert halves.rows == 60 and len(halves.seen) == 30
+
+
+def test_a_search_selects_by_el2n_from_labelled_batches_alone(tmp_path) -> None:
+    labelled = [(*batch, torch.tensor([i % 3] * 10)) for i, batch in enumerate(pool(20, 10))]
+    batches, labels = labelled_pool(labelled)
+    found = selected(batches, graph(), "el2n", 60, labels=labels)
+    scores = ways()["el2n"].observe(
+        [Call(b, 10, answer, y[-1]) for b, y in zip(batches, labelled, strict=True)]
+    )
+    assert found.places == tuple(select(scores, 60, "el2n"))
+    with pytest.raises(UsageError, match="labelled batch 0 is a tuple without labels"):
+        search(
+            Net().eval(),
+            inputs=(torch.zeros(1, 4),),
+            latency_budget="0.7x",
+            calibration=pool(20, 10),
+            calibration_select="el2n",
+            out=tmp_path / "out",
+        )
+
+
+def answer(inputs) -> Answer:
+    net = Net().eval()
+    return Answer([net(*inputs).detach().double()], torch.relu(net.stem(inputs[0])).detach())
 
 
 def test_the_margins_come_from_the_model() -> None:

@@ -71,17 +71,8 @@ def arguments(folder: Path) -> list[str]:
     net, profile = folder / "net.py", folder / "quick.toml"
     return [
         *("search", f"{net}:net", "--calibration", f"{net}:batches", "--profile", str(profile)),
-        *(
-            "--methods",
-            "precision",
-            "--latency-budget",
-            "0.8x",
-            "--out",
-            str(folder / "out"),
-            "--database",
-            str(folder / "m.db"),
-            "--json",
-        ),
+        *("--methods", "precision", "--latency-budget", "0.8x", "--json"),
+        *("--out", str(folder / "out"), "--database", str(folder / "m.db")),
     ]
 
 
@@ -140,13 +131,10 @@ def test_the_chosen_variant_meets_the_budget_and_is_verified(folder, found):
     ]
 
 
-def test_the_plan_is_replayed_by_compile(folder, found, capsys):
+def test_the_plan_is_replayed_by_compile(folder, found):
     net, replayed = folder / "net.py", folder / "replayed"
     plan = folder / "out" / "plan.txt"
     common = ["compile", f"{net}:net", "--profile", str(folder / "quick.toml"), "--plan", str(plan)]
-    assert main([*common, "--out", str(replayed)]) == 2  # int8 without data
-    assert "--calibration" in capsys.readouterr().err
-    assert not replayed.exists()
     assert main([*common, "--calibration", f"{net}:batches", "--out", str(replayed)]) == 0
     own, searched = (
         json.loads((p / "manifest.json").read_text()) for p in (replayed, folder / "out" / "artifact")

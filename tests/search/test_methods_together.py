@@ -123,6 +123,14 @@ def test_with_few_measurements_those_that_could_change_the_plan_come_first() -> 
     assert outcome.unmeasured
 
 
+def test_with_few_measurements_few_costs_are_read() -> None:
+    world = Landscape(6, segments=10, structural=10)
+    outcome = search_loop(world.space, BUDGET, world.lab(), MeasurementBudget(16))
+    read = {c for c in world.costs_read if world.space.structural(c) == world.space.taken(c)}
+    assert outcome.winner.reading.within(BUDGET)
+    assert 0 < len(read) <= 14  # of twenty: each takes building a graph and fitting it
+
+
 def test_what_cannot_be_built_together_is_cut_and_told() -> None:
     world = Landscape(0, clash=frozenset({(0, 1), (1, 2), (0, 2)}))
     outcome = search_loop(world.space, parse_budget("0.55x"), world.lab())

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import torch
 
 from compiler.compress.channel_groups import Channels, Group
-from compiler.compress.channel_readers import by_unit, channel_dim, columns, readers_of, run_gated
+from compiler.compress.channel_readers import by_unit, channel_dim, columns, readers_of
 from compiler.compress.channel_scores import Rating
 from compiler.compress.channel_walk import Reader
 from compiler.compress.decision import Sample
-from compiler.ir.graph import Graph
+from compiler.compress.observe import observed, rows
+from compiler.ir.graph import Graph, Value
 
 CRITERION = "activation"
 
@@ -27,17 +28,14 @@ def rate(
 ) -> list[Rating]:
     """Return the root of the energy of each unit."""
     readers = readers_of(groups)
+    sources: dict[Reader, Value] = {r: graph.node(r.node).operand("input") for r in readers}
     energy: dict[Reader, torch.Tensor] = {}
     counts: dict[Reader, int] = {}
-
-    def see(reader: Reader, x: torch.Tensor) -> torch.Tensor:
-        rows = x.movedim(channel_dim(graph, reader), -1).flatten(0, -2)
-        energy[reader] = energy.get(reader, 0) + rows.square().sum(0)
-        counts[reader] = counts.get(reader, 0) + len(rows)
-        return x
-
-    for sample in samples:
-        run_gated(graph, sample, readers, see)
+    for values in observed(graph, list(dict.fromkeys(sources.values())), samples):
+        for reader, source in sources.items():
+            seen = rows(values[source], channel_dim(graph, reader))
+            energy[reader] = energy.get(reader, 0) + seen.square().sum(0)
+            counts[reader] = counts.get(reader, 0) + len(seen)
     given = {r: energy[r] / counts[r] * columns(graph, r).square().sum(1) for r in readers}
     units = by_unit(graph, channels, given)
     return [

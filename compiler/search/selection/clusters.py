@@ -28,6 +28,7 @@ from sklearn.exceptions import ConvergenceWarning
 from compiler.search.calibration_selection import Call
 
 FACT = "features"
+LABELLED = False
 FEWEST, MOST = 20, 50  # clusters
 SHARE = 10  # samples wanted for each cluster
 TAU = 1.0

@@ -25,6 +25,7 @@ from compiler.search.class_probabilities import class_probabilities
 from compiler.search.strata import stratified
 
 FACT = "EL2N score"
+LABELLED = True
 LEFT_OUT = 0.01  # the share of highest scores
 
 

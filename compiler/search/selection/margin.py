@@ -17,6 +17,7 @@ from compiler.search.class_probabilities import class_probabilities
 from compiler.search.strata import stratified
 
 FACT = "margin"
+LABELLED = False
 
 
 def observe(calls: Iterable[Call]) -> NDArray[np.float64]:

@@ -26,6 +26,7 @@ from compiler.errors import UsageError
 from compiler.search.calibration_selection import Call
 
 FACT = "surprise"
+LABELLED = False
 KEPT = 0.5
 SHORTEST = 0.25  # of the longest sequence
 _SEES = 1e-3  # of the largest logit: a change beyond rounding

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from compiler.search.calibration_selection import Call
 
 FACT = "place"
+LABELLED = False
 
 
 def observe(calls: Iterable[Call]) -> NDArray[np.float64]:

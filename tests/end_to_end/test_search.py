@@ -21,7 +21,7 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.blocks = nn.ModuleList(nn.Linear(1024, 1024) for _ in range(3))
+        self.blocks = nn.ModuleList(nn.Linear(1024, 1024) for _ in range(2))
         self.head = nn.Linear(1024, 10)
 
     def forward(self, x):
@@ -54,7 +54,7 @@ warmup_s = 0.01
 warmup_max_s = 0.1
 round_s = 0.02
 min_rounds = 6
-max_rounds = 12
+max_rounds = 40
 unstable_width = 1.0
 """
 

@@ -43,11 +43,21 @@ from edgewright.choosing import AUTO, choose
 from edgewright.compression import compress
 from edgewright.expected_latency import expected_latency
 from edgewright.explanation import operation_counts, placement_documents
+from edgewright.models import load_model
 from edgewright.models.loaded import FrozenInputs
 from edgewright.models.tokens import load_methods
 from edgewright.ranking import rank_only
 from edgewright.recipe import Recipe, read_plan, resolve
-from edgewright.stages import Method, Prepared, Progress, canonicalise, merged, place_weights, silent
+from edgewright.stages import (
+    Method,
+    Prepared,
+    Progress,
+    canonicalise,
+    merged,
+    place_weights,
+    prepare,
+    silent,
+)
 from edgewright.token_methods import OversizeError, build_within
 from edgewright.verification import Comparison
 from profiles import load_profile
@@ -71,6 +81,7 @@ def compile(
     max_fallback: int | None = None,
     tokens: Sequence[int] = (),
     max_bytes: int | None = None,
+    donor: str | torch.nn.Module | None = None,
     table: LatencyTable | Callable[[str], LatencyTable | None] | None = None,
     equip: Callable[[Target], Target] | None = None,
     device: str = "local",
@@ -99,6 +110,7 @@ def compile(
             the axis they size.
         max_bytes: the most bytes the runtime's files may take; merges to larger forms are taken back,
             those first that save the least time per byte.
+        donor: the second model of the family that the plan stitches in.
         table: measured kernel latencies that the merges are priced by (`edgewright.latency.load_table`),
             or what gives those of a target; the roofline prior without.
         equip: what gives a target the schedules it was tuned to (`edgewright.tuning.load_schedules`).
@@ -126,6 +138,7 @@ def compile(
     loaded = load_methods(
         model, inputs, tokens, randomize=randomize, dynamic_batch=dynamic_batch, freeze=freeze
     )
+    other = None if donor is None else prepare(load_model(donor, inputs), progress).graph
     sources = [canonicalise(m, name, progress) for name, m in loaded.items()]
     if argmax_only:
         sources = [rank_only(source) for source in sources]
@@ -133,9 +146,8 @@ def compile(
     def attempt(name: str | None, folder: Path) -> Artifact:
         found, _ = resolve(chosen, name)
         prices = table(found.name) if callable(table) else table
-        recipe = Recipe(
-            equip(found) if equip else found, chosen, decisions, calibration, max_fallback, max_bytes, prices
-        )
+        equipped = equip(found) if equip else found
+        recipe = Recipe(equipped, chosen, decisions, calibration, max_fallback, max_bytes, prices, other)
         return build_within(
             sources,
             max_bytes,

@@ -11,6 +11,7 @@ from compiler.cost.latency_table import LatencyTable
 from compiler.cost.roofline import PRIOR, Roofline
 from compiler.device import DeviceProfile
 from compiler.errors import UsageError
+from compiler.ir.graph import Graph
 from compiler.plan import Plan, parse_plan
 from compiler.target import Target
 from profiles import load_profile
@@ -22,6 +23,7 @@ class Recipe:
     """What a build is for: the target, the device profile, the decisions and the limits.
 
     `table` holds what the device was measured to take, where it was; the manifest's expectation is by it.
+    `donor` is the second, merged model that a plan may stitch in.
     """
 
     target: Target
@@ -31,6 +33,7 @@ class Recipe:
     max_fallback: int | None = None
     max_bytes: int | None = None
     table: LatencyTable | None = None
+    donor: Graph | None = None
 
     @property
     def prior(self) -> Roofline:

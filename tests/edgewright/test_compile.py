@@ -188,6 +188,24 @@ def test_a_plan_that_quantizes_needs_batches(build, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def chain(depth, seed):
+    torch.manual_seed(seed)
+    layers = [m for _ in range(depth) for m in (nn.Linear(8, 8), nn.ReLU())]
+    return nn.Sequential(*layers, nn.Linear(8, 4)).eval()
+
+
+def test_a_plan_that_stitches_is_replayed_with_its_donor(tmp_path, target):
+    model, x = chain(6, 0), torch.randn(64, 8)
+    plan = Plan((Decision("model", "stitch", "leave:1"),))
+    given = {"plan": plan, "inputs": x, "calibration": [(torch.randn(64, 8),) for _ in range(8)]}
+    made = compile(model, **given, donor=chain(2, 1), out=tmp_path / "out")
+    text = (made.folder / "graph_forward.txt").read_text()
+    assert "donor" in text
+    assert text.count("aten.linear.default") < 7
+    with pytest.raises(UsageError, match="stitch"):
+        compile(model, **given, out=tmp_path / "alone")
+
+
 @pytest.mark.parametrize("given", [7, [1, 2], None])
 def test_what_is_no_model_is_told(given, tmp_path):
     with pytest.raises(UsageError, match="is no model"):

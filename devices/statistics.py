@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom, norm, t
+from scipy.special import bdtrc, ndtr, stdtrit  # scipy.stats takes a second to import
 
 from compiler.records import Round, Statistics
 
@@ -116,8 +116,8 @@ def _tails(clusters: int) -> tuple[float, float]:
     """Return the two percentiles that bound the interval; see the module."""
     if clusters < 2:
         return 0.0, 100.0
-    spread = math.sqrt(clusters / (clusters - 1)) * t.ppf(0.975, clusters - 1)
-    tail = 100 * float(norm.cdf(-spread))
+    spread = math.sqrt(clusters / (clusters - 1)) * float(stdtrit(clusters - 1, 0.975))
+    tail = 100 * float(ndtr(-spread))
     return tail, 100 - tail
 
 
@@ -169,6 +169,6 @@ def _thin(values: Floats, most: int) -> Floats:
 def _independent_interval(values: Floats, quantile: float) -> tuple[float, float]:
     n = len(values)
     rank = math.ceil(quantile * n)
-    at_most = binom.sf(rank - 1, n, np.arange(1, n + 1) / n)
+    at_most = bdtrc(rank - 1, n, np.arange(1, n + 1) / n)
     low, high = np.searchsorted(at_most, (1 - CONFIDENT, CONFIDENT))
     return float(values[low]), float(values[min(high, n - 1)])

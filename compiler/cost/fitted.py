@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from compiler.cost.features import Features, features
 from compiler.cost.kernel import Kernel
@@ -167,7 +167,7 @@ class FittedModel:
         rank = int(np.ceil(PERCENT / 100 * (len(scaled) + 1)))
         if rank > len(scaled):  # too few for a quantile: Student's t on the scale of the few
             mean = log_base + float(near @ self.weights)
-            reach = float(student.ppf(0.5 + PERCENT / 200, max(1, len(scaled) - 1))) * error * self._scale()
+            reach = float(stdtrit(max(1, len(scaled) - 1), 0.5 + PERCENT / 200)) * error * self._scale()
             return mean - reach, mean + reach
         return float(-np.sort(scaled - means)[rank - 1]), float(np.sort(means + scaled)[rank - 1])
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from compiler.cost.counts import FREE
 from compiler.cost.features import kind
@@ -29,7 +29,7 @@ from compiler.cost.latency_table import Entry, LatencyTable
 from compiler.ir.graph import Graph
 
 MEASURED_PERCENT = 95  # of a measured entry's interval
-Z = {percent: float(norm.ppf(0.5 + percent / 200)) for percent in (PERCENT, MEASURED_PERCENT)}
+Z = {percent: float(ndtri(0.5 + percent / 200)) for percent in (PERCENT, MEASURED_PERCENT)}
 
 
 @dataclass(frozen=True)

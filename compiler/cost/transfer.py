@@ -27,7 +27,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from compiler.cost.additive import MEDIAN_TO_DEVIATION, fit_additive
 from compiler.cost.fitted import PERCENT
@@ -244,4 +244,4 @@ def _reach(residuals: Floats) -> float:
     rank = math.ceil(PERCENT / 100 * (count + 1))
     if rank <= count:
         return float(np.sort(np.abs(residuals))[rank - 1])
-    return float(student.ppf(0.5 + PERCENT / 200, count - 1) * np.sqrt(np.mean(residuals**2)))
+    return float(stdtrit(count - 1, 0.5 + PERCENT / 200) * np.sqrt(np.mean(residuals**2)))

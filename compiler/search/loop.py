@@ -1,7 +1,7 @@
 """The search loop: measure, estimate costs, solve, build the winner, measure it, tighten, again.
 
 1. The base (all sites kept), each uniform precision and the single departures are measured together,
-   as many as the measurements allow (`state.first_singles`). Where the base itself meets the budget it
+   as many as the measurements allow (`acquisition.first_singles`). Where the base itself meets the budget it
    wins: it costs nothing. A budget of 1x asks for no more.
 2. Costs of single departures are estimated and the latency model is fitted.
 3. Where options were left out, those are measured that would change the plan if they did as well as can
@@ -28,11 +28,12 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from compiler.errors import InfeasibleBudgetError
+from compiler.search.acquisition import first_singles, hoped
 from compiler.search.budget import Budget
 from compiler.search.experiments import Experiments, MeasurementBudget, Note
 from compiler.search.repair import repair
 from compiler.search.space import Choice, Space, initial_choices, uniform_choices
-from compiler.search.state import PER_RUN, State, Watch, first_singles
+from compiler.search.state import State, Watch
 from compiler.search.trial import Outcome, Reading, Trial
 
 __all__ = ["Outcome", "Reading", "Trial", "first_run", "propose", "search_loop"]
@@ -136,15 +137,9 @@ def _start(state: State) -> bool:
 
 def _programme(state: State) -> Choice | None:
     """Measure the single options that could change the plan, then return the plan to try."""
-    while hoped := state.hoped(_room(state)):
-        state.measure(state.space.single(*g) for g in hoped)
+    while options := hoped(state):
+        state.measure(state.space.single(*g) for g in options)
     return state.propose()
-
-
-def _room(state: State) -> int:
-    """Return how many single options may be measured in one run; the last measurement is for the plan."""
-    left = state.left()
-    return PER_RUN if left is None else min(PER_RUN, left - 1)
 
 
 def _infeasible(state: State) -> str:

@@ -13,7 +13,11 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-_asked = threading.Event()
+
+class _Request:
+    """Whether a stop was asked for; no lock, which a handler that a second signal interrupts would hold."""
+
+    asked = False
 
 
 @contextlib.contextmanager
@@ -25,7 +29,7 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _asked.clear()
+    _Request.asked = False
     deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     numbers = [signal.SIGTERM, *([] if deaf else [signal.SIGINT])]
     before = {number: signal.signal(number, _interrupt) for number in numbers}
@@ -38,10 +42,10 @@ def terminable() -> Iterator[None]:
 
 def check() -> None:
     """Raise KeyboardInterrupt where one was asked for and got lost."""
-    if _asked.is_set():
+    if _Request.asked:
         raise KeyboardInterrupt
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    _asked.set()
+    _Request.asked = True
     raise KeyboardInterrupt

@@ -1,6 +1,8 @@
 """A request to stop that Python swallowed is raised again at the next step."""
 
 import signal
+import sys
+import threading
 
 import pytest
 
@@ -25,3 +27,19 @@ def test_the_next_command_starts_afresh():
         signal.raise_signal(signal.SIGTERM)
     with terminable():
         check()
+
+
+def test_a_second_signal_finds_no_lock_taken():
+    """`timeout` and a kill of the group both tell a process to end, the second while the first is handled."""
+    called = []
+
+    def watch(frame, event, argument):
+        called.append(frame.f_code.co_filename)
+
+    with terminable(), pytest.raises(KeyboardInterrupt):
+        sys.setprofile(watch)
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            sys.setprofile(None)
+    assert threading.__file__ not in called

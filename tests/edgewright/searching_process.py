@@ -22,7 +22,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     compilation.verify_artifact = lambda *_: {}  # paper runs nowhere
     budget, out, database = parse_budget("0.8x"), folder / "out", folder / "measurements.db"
-    setting = Setting(Paper(), PROFILE, Clock(), budget, out, database, methods=("precision",))
+    setting = Setting(Paper(), PROFILE, Clock(), budget, out, database, methods=("precision", "rounding"))
     sys.stdout.write(run(setting).plan.text())
 
 

@@ -33,8 +33,11 @@ def uneven():
 def test_int8_is_rounded_by_what_helps_and_a_search_that_goes_on_rounds_as_it_did(setting, monkeypatch):
     monkeypatch.setattr(rounding, "STEPS", rounding.STEPS[:1])
     halves, told = halve(uneven().graph, images(16)), []
+    with opened(uneven(), halves, replace(setting, progress=told.append)) as lab:
+        assert lab.space.beside_int8 == ()  # precision is taken alone
     for _ in range(2):
-        with opened(uneven(), halves, replace(setting, progress=told.append)) as lab:
+        asked = replace(setting, progress=told.append, methods=("precision", "rounding"))
+        with opened(uneven(), halves, asked) as lab:
             space = lab.space
     assert sum(line.startswith("round by equalize") for line in told) == 1
     plan = space.plan(space.uniform(INT8))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -125,11 +126,7 @@ class Lab:
 
     def outlook(self, choice: Choice) -> Outlook:
         """Return what the roofline prior expects of a choice."""
-
-        def make() -> dict[str, float]:
-            return asdict(outlook(self.structures.graph, self._shaped(choice), self.prior))
-
-        return Outlook(**self.journal.once(make, "outlook", self._name(choice)))
+        return self._expected(choice, lambda: self._shaped(choice))
 
     def gate(self, choice: Choice, heals: Heals = ()) -> str | None:
         """Return why labels are against a choice, None where they are not or there are none."""
@@ -191,9 +188,16 @@ class Lab:
 
     def _shaped(self, choice: Choice) -> Graph:
         """Return a graph with a choice's operations and shapes; many options are looked at, few measured."""
-        taken = self.space.taken(choice)
-        alone = len(taken) == 1 and bool(self.space.structural(choice))
-        return self.structures.sketch(self.space.plan(choice)) if alone else self.graph(choice)
+        if len(self.space.taken(choice)) == 1 and self.space.structural(choice):
+            with suppress(UsageError):  # a sketch's samples are too few for some methods
+                return self.structures.sketch(self.space.plan(choice))
+        return self.graph(choice)
+
+    def _expected(self, choice: Choice, graph: Callable[[], Graph]) -> Outlook:
+        def make() -> dict[str, float]:
+            return asdict(outlook(self.structures.graph, graph(), self.prior))
+
+        return Outlook(**self.journal.once(make, "outlook", self._name(choice)))
 
     def _refusal(self, choice: Choice) -> str:
         """Return why a graph cannot be made or run, empty where it can."""
@@ -201,6 +205,7 @@ class Lab:
             graph = self._shaped(choice)
         except (UsageError, UnsupportedModelError) as error:
             return f"{self.label(choice)}: {error}"
+        self._expected(choice, lambda: graph)  # while there is a graph
         new = [n for n in graph.ops() if n.name not in self.structures.graph]
         reasons = (self.target.refuses(n) for n in new if not n.op.startswith(NAMESPACE))
         reason = next(filter(None, reasons), "")

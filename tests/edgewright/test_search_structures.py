@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from compiler.compress import structure
+from compiler.compress import rounding, structure
 from compiler.compress.decision import Offer
 from compiler.errors import InfeasibleBudgetError, NumericError, UsageError
 from compiler.ir.edit import Editor
@@ -16,8 +16,9 @@ from compiler.plan import parse_plan
 from compiler.search.budget import parse_budget
 from compiler.search.experiments import MeasurementBudget
 from edgewright.search_labels import check_disjoint, read_labels
-from edgewright.search_run import run_search
+from edgewright.search_run import opened, run_search
 from edgewright.search_samples import halve, read_calibration
+from edgewright.search_structures import SKETCH_SAMPLES
 from edgewright.search_sweep import read_sweep, run_sweep
 from tests.edgewright.test_searching import Clock, calibrations, images, prepared, run, setting
 
@@ -50,7 +51,26 @@ def dropped(name="drop"):
 def method(monkeypatch):
     made = dropped()
     monkeypatch.setattr(structure, "ORDER", (made,))
+    monkeypatch.setattr(rounding, "STEPS", ())  # how int8 is rounded is another test's
     return made
+
+
+def test_a_method_that_needs_more_samples_than_a_sketch_has_is_not_refused(setting, method, monkeypatch):
+    taken, seen = method.apply, []
+
+    def apply(graph, choices, given):
+        seen.append(len(given.samples))
+        if len(given.samples) <= SKETCH_SAMPLES:
+            raise UsageError("too few samples")
+        return taken(graph, choices, given)
+
+    monkeypatch.setattr(method, "apply", apply)
+    with opened(prepared(), halve(prepared().graph, images(16)), replace(setting, methods=None)) as lab:
+        single = lab.space.single(0, 1)
+        assert lab.space.structural(single)
+        assert lab.refuses(single) is None
+        assert lab.outlook(single).departure < 0
+    assert seen == [SKETCH_SAMPLES, 8]  # a graph that was made is not made again
 
 
 def test_structure_and_precision_are_chosen_together(setting, method):

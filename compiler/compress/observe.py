@@ -60,9 +60,13 @@ def positions(graph: Graph, value: Value, axis: int, samples: int) -> int:
 @torch.no_grad()
 def run_all(graph: Graph, sample: Sample) -> dict[Value, Any]:
     """Return every value of a graph for one sample, in the graph's own precision."""
+    return run_some(graph.ops(), given(graph, sample), bindings(graph, sample))
+
+
+def given(graph: Graph, sample: Sample) -> dict[Value, Any]:
+    """Return the inputs, weights and states that a run begins with."""
     values: dict[Value, Any] = {n.value: t for n, t in zip(graph.inputs(), sample, strict=True)}
-    values |= {Value(name): constant.tensor for name, constant in graph.constants.items()}
-    return run_some(graph.ops(), values, bindings(graph, sample))
+    return values | {Value(name): constant.tensor for name, constant in graph.constants.items()}
 
 
 @torch.no_grad()

@@ -31,9 +31,8 @@ from compiler.compress.channel_walk import Reader
 from compiler.compress.cut_channels import Mask, left, set_tensor
 from compiler.compress.decision import Sample
 from compiler.compress.least_squares import refit
-from compiler.compress.observe import watching
+from compiler.compress.observe import bindings, given, watching
 from compiler.evaluate import run_node
-from compiler.ir.dims import bind
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, Value
 from compiler.ir.verify import verify
@@ -98,14 +97,7 @@ def _follow(run: _Run, node: Node, changed: bool) -> None:
 
 
 def _started(dense: Graph, cut: Graph, sample: Sample) -> _Run:
-    bindings = bind([n.type for n in dense.inputs()], [t.shape for t in sample])
-    return _Run(_start(dense, sample), _start(cut, sample), bindings)
-
-
-def _start(graph: Graph, sample: Sample) -> dict[Value, Any]:
-    """Return the inputs, weights and states that a run begins with."""
-    values: dict[Value, Any] = {n.value: t for n, t in zip(graph.inputs(), sample, strict=True)}
-    return values | {Value(name): constant.tensor for name, constant in graph.constants.items()}
+    return _Run(given(dense, sample), given(cut, sample), bindings(dense, sample))
 
 
 def _alone(graph: Graph, node: Node) -> bool:

@@ -16,7 +16,7 @@ from devices.database import MeasurementDatabase
 from devices.farm.board import Board, Entry
 from devices.farm.job import DeviceReport
 from devices.farm.limits import Limits
-from devices.farm.messages import Assignment, Done, Failed, Message, Opened, Ready
+from devices.farm.messages import Assignment, Done, Failed, Message, Opened, Ready, Take
 from devices.farm.worker_process import LostWorkerError, StoppedError, WorkerProcess
 from devices.lease import Tell
 
@@ -144,6 +144,7 @@ class Keeper(threading.Thread):
 
     def _lease(self) -> None:
         assert self._worker is not None
+        self._worker.send(Take())
         message = self._worker.receive(math.inf, self._limits.silence_s)
         if not isinstance(message, Ready):
             raise UnusableError(_text(message))

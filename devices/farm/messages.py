@@ -43,6 +43,11 @@ class Opened:
 
 
 @dataclass(frozen=True)
+class Take:
+    """The farm has this device by no other way: the worker is to take its lease."""
+
+
+@dataclass(frozen=True)
 class Ready:
     """The device is ours."""
 

@@ -95,6 +95,9 @@ def _serve(link: Link, given: Assignment) -> None:
             device = given.opener(given.device, given.cache)
             found = dict(device.fingerprint())
             link.send(Opened(identity(device), fingerprint_digest(found), found))
+        if link.receive() is None:
+            return
+        with link.beating(given.beat_s):
             database = stack.enter_context(MeasurementDatabase(given.database))
             stack.enter_context(
                 lease(device, database, wait_s=given.wait_s, progress=link.tell, folder=given.leases)

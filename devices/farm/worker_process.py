@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from typing import NoReturn
 
-from devices.farm.messages import Assignment, Beat, Message, Task
+from devices.farm.messages import Assignment, Beat, Message, Take, Task
 from devices.farm.processes import GRACE_S, end
 from devices.lease import Tell
 
@@ -60,7 +60,7 @@ class WorkerProcess:
         """The process's number."""
         return self._process.pid
 
-    def send(self, message: Assignment | Task) -> None:
+    def send(self, message: Assignment | Take | Task) -> None:
         """Give the worker something to do; one that died is noticed by the next `receive`."""
         with suppress(OSError):
             self._connection.send(message)

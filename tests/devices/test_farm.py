@@ -219,15 +219,16 @@ def test_a_reading_is_taken_again_only_on_request(calm) -> None:
 
 def test_a_device_is_used_once_if_it_is_there_and_nobody_has_it(farm, tmp_path: Path) -> None:
     with lease(Named("2")):
-        opened = farm("desk:1", "desk:1:again", "nowhere:9", "desk:2", wait_s=0.0)
+        opened = farm("desk:1:late-1", "desk:4:late-4", "desk:1", "nowhere:9", "desk:2", wait_s=0.0)
         future = opened.submit(job(tmp_path, "a"))
         opened.drain()
-    assert future.result().device == "desk:1"
+    assert future.result().device in ("desk:1:late-1", "desk:4:late-4")
     assert "is in use by pid" in reasons(opened)["desk:2"]
     del (told := reasons(opened))["desk:2"]
     assert told == {
-        "desk:1": "",
-        "desk:1:again": "it is the device 'desk:1', by another way",
+        "desk:1:late-1": "",  # though its second way was there first
+        "desk:4:late-4": "",
+        "desk:1": "it is the device 'desk:1:late-1', by another way",
         "nowhere:9": "nowhere:9 does not answer",
     }
 

@@ -29,7 +29,6 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _Request.asked = False
     deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     numbers = [signal.SIGTERM, *([] if deaf else [signal.SIGINT])]
     before = {number: signal.signal(number, _interrupt) for number in numbers}
@@ -38,6 +37,7 @@ def terminable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _Request.asked = False
 
 
 def check() -> None:

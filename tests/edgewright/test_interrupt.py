@@ -22,9 +22,10 @@ def test_a_lost_request_ends_the_next_step(number, capsys):
     assert "verify" not in capsys.readouterr().err
 
 
-def test_the_next_command_starts_afresh():
+def test_what_comes_after_the_command_starts_afresh():
     with terminable(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGTERM)
+    check()
     with terminable():
         check()
 

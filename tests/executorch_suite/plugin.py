@@ -22,7 +22,7 @@ from compiler.frontends.torch_export import import_program
 from compiler.merge import merge
 from compiler.passes import PIPELINE
 from targets.executorch.legalise import legalise
-from tests.executorch_suite.quicker import install
+from tests.executorch_suite.quicker import install, spare
 
 OURS = "edgewright_"
 FOUND = "EDGEWRIGHT_SUITE_FOUND"
@@ -78,6 +78,11 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
         for item in items
         if item.nodeid not in known and (OURS in item.nodeid if ours else item.nodeid in left)
     ]
+
+
+def pytest_runtest_teardown() -> None:
+    """Keep the cases to come as quick as the first ones."""
+    spare()
 
 
 def pytest_runtest_logreport(report: Any) -> None:

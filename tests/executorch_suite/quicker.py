@@ -5,10 +5,13 @@
 - It also looks up every composite operator by its name, once for each namespace, in each decomposition.
 - XNNPACK's quantizer traces its convolution-BatchNorm patterns anew for each graph, also where that
   holds no BatchNorm.
+- They keep thousands of objects of each case, which each garbage collection goes through again.
 """
 
 from __future__ import annotations
 
+import gc
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +25,8 @@ _register = OperatorBase.py_impl
 _annotate = quantizer._do_annotate_conv_bn
 _look_up = composites._materialize_cpp_cia_ops
 _known: set[str] = set()
+_ended = itertools.count(1)
+SPARED = 15  # cases between two collections of everything
 
 
 def register(self: OperatorBase, key: Any) -> Callable[[Any], Any]:
@@ -52,6 +57,13 @@ def annotate(module: Any, *arguments: Any, **options: Any) -> list[Any]:
     module.graph.eliminate_dead_code()
     module.recompile()
     return []
+
+
+def spare() -> None:
+    """Leave out of later garbage collections what is kept of the cases that have ended."""
+    if next(_ended) % SPARED == 0:
+        gc.collect()
+        gc.freeze()
 
 
 def install() -> None:

@@ -57,6 +57,7 @@ class Lab:
 
     `paired` tells that decisions rest on ratios of interleaved rounds (a budget such as `0.7x`),
     not on the clock; drift of the machine then does no harm. `percentile` is what readings are of.
+    `elsewhere` is what plans changed on another device (`edgewright.search_warm_start`).
     """
 
     space: Space
@@ -78,6 +79,7 @@ class Lab:
     percentile: str = "p50"
     labels: LabelGate | None = None
     sized: bool = False
+    elsewhere: Mapping[str, float] = field(default_factory=dict)
     _healed: dict[Variant, Graph] = field(default_factory=dict)
 
     def experiments(self) -> Experiments:
@@ -125,8 +127,10 @@ class Lab:
         return str(reason) or None
 
     def outlook(self, choice: Choice) -> Outlook:
-        """Return what the roofline prior expects of a choice."""
-        return self._expected(choice, lambda: self._shaped(choice))
+        """Return what another device measured of a choice, or else what the roofline prior expects of it."""
+        expected = self._expected(choice, lambda: self._shaped(choice))
+        known = self.elsewhere.get(self._name(choice))
+        return expected if known is None else Outlook(known, max(expected.most, -known))
 
     def gate(self, choice: Choice, heals: Heals = ()) -> str | None:
         """Return why labels are against a choice, None where they are not or there are none."""

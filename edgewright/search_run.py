@@ -101,6 +101,7 @@ def opened(prepared: Prepared, halves: Halves, setting: Setting) -> Iterator[Lab
             percentile=setting.percentile,
             labels=setting.labels,
             sized=setting.max_bytes is not None,
+            elsewhere=setting.elsewhere,
         )
 
 

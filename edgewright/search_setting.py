@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,8 +42,8 @@ class Setting:
 
     `cost` is `kl`, `js` or `mse`, None for what the outputs suggest. `storage` is a database of Optuna's
     that shows the trials, `donor` a second merged model for stitching, `methods` the kinds of decisions,
-    None for all. `advice` is what to tell the user about the calibration data, `watch` is told of each
-    measurement.
+    None for all. `elsewhere` is what plans changed on another device, `advice` what to tell the user about
+    the calibration data, `watch` is told of each measurement.
     """
 
     target: Target
@@ -65,6 +66,7 @@ class Setting:
     cost: str | None = None
     donor: Graph | None = None
     methods: tuple[str, ...] | None = None
+    elsewhere: Mapping[str, float] = field(default_factory=dict)
     advice: tuple[str, ...] = ()
     watch: Watch = unwatched
 

@@ -37,6 +37,7 @@ from edgewright.search_samples import halve, read_calibration
 from edgewright.search_setting import INTEGER, MOST_MEASUREMENTS, Setting, check_metric
 from edgewright.search_steps import counted
 from edgewright.search_sweep import SweepResult, read_sweep, run_sweep
+from edgewright.search_warm_start import read_warm_start
 from edgewright.stages import Progress, prepare, silent
 
 ENOUGH_SELECTED = 500  # samples, where they are chosen out of a pool
@@ -73,6 +74,7 @@ def search(
     methods: Sequence[str] | None = None,
     calibration_select: str | None = None,
     calibration_samples: int = ENOUGH_SELECTED,
+    warm_start: str | Path | None = None,
 ) -> SearchResult | SweepResult:
     """Return the variant of a model that moves its outputs least and meets a latency budget on a device.
 
@@ -112,6 +114,8 @@ def search(
             `compiler.search.selection`; all samples are taken by default. For `el2n` its batches are
             (inputs, labels).
         calibration_samples: how many to choose.
+        warm_start: the folder of an earlier search of this model on another device: what saved time there
+            is measured first.
 
     Raises:
         UsageError: something given cannot be read, or `out` cannot be written.
@@ -153,6 +157,7 @@ def search(
     loaded = load_model(model, inputs, randomize=randomize)
     prepared = prepare(loaded, progress, prior=prior_of(runtime))
     gate = None if labels is None else read_labels(prepared.graph, labels, max_accuracy_drop)
+    elsewhere = {} if warm_start is None else read_warm_start(warm_start, prepared.graph)
     other = None if donor is None else prepare(load_model(donor, inputs), progress).graph
     advice: tuple[str | None, ...] = ()
     if calibration_select is not None:
@@ -166,7 +171,9 @@ def search(
     if gate is not None:
         check_disjoint(gate, halves)
     advice = (*advice, halves_advice(prepared.graph, halves))
-    setting = replace(setting, labels=gate, donor=other, advice=tuple(filter(None, advice)))
+    setting = replace(
+        setting, labels=gate, donor=other, elsewhere=elsewhere, advice=tuple(filter(None, advice))
+    )
     if sweep is None:
         return run_search(prepared, halves, setting)
     return run_sweep(prepared, halves, setting, budgets)

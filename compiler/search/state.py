@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 
 from compiler.search.budget import Budget
 from compiler.search.experiments import Experiments, MeasurementBudget, Note, Outlook
+from compiler.search.few_shot import factor
 from compiler.search.latency import LatencyModel, Observation, fit_latency
 from compiler.search.solver import Problem, fastest, solve
 from compiler.search.space import Choice, Literal, Space
@@ -35,6 +37,7 @@ class State:
     cuts: set[frozenset[Literal]] = field(default_factory=set)
     refused: list[str] = field(default_factory=list)
     watch: Watch = lambda _: None
+    _corrected: dict[tuple[str, int], float] = field(default_factory=dict)
 
     @property
     def base(self) -> Trial:
@@ -100,9 +103,10 @@ class State:
         return [g for g in self.space.literals() if g not in ruled and self.space.single(*g) not in known]
 
     def outlook(self, literal: Literal) -> Outlook:
-        """Return what is expected of an option alone, where something expects."""
-        assert self.lab.outlook is not None
-        return self.lab.outlook(self.space.single(*literal))
+        """Return what is expected of an option alone, corrected by what was measured of its kind."""
+        expected = self._expected(literal)
+        corrected = self._factor(self.space.sites[literal[0]].method) * expected.departure
+        return dataclasses.replace(expected, departure=corrected)
 
     def fits(self, trial: Trial) -> bool:
         """Tell whether a trial is within the limits on time and size."""
@@ -162,6 +166,22 @@ class State:
         priced = priced and choice != self.space.base
         size = self.lab.size(choice) if self.lab.size is not None else None
         return Trial(choice, reading, self.lab.cost(choice) if priced else None, predicted, size)
+
+    def _expected(self, literal: Literal) -> Outlook:
+        assert self.lab.outlook is not None
+        return self.lab.outlook(self.space.single(*literal))
+
+    def _factor(self, method: str) -> float:
+        """Return how much more or less than expected a method's options changed, measured alone."""
+        key = (method, len(self.trials))
+        if key not in self._corrected:
+            pairs = []
+            for trial in self.trials:
+                taken = self.space.taken(trial.choice)
+                if len(taken) == 1 and self.space.sites[taken[0][0]].method == method:
+                    pairs.append((self._expected(taken[0]).departure, trial.reading.ratio - 1))
+            self._corrected[key] = factor(pairs)
+        return self._corrected[key]
 
     def _passes(self, trial: Trial) -> bool:
         return trial.choice == self.space.base or self.lab.gate(trial.choice) is None

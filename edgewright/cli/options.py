@@ -122,6 +122,13 @@ CalibrationSelect = Annotated[
         "el2n from batches of (inputs, labels).",
     ),
 ]
+WarmStart = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="An earlier search of this model on another device: what saved time there is measured first.",
+    ),
+]
 Freeze = Annotated[
     list[str] | None,
     typer.Option(

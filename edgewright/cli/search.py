@@ -33,6 +33,7 @@ def search_command(
     methods: options.Methods = None,
     calibration_select: options.CalibrationSelect = None,
     calibration_samples: Annotated[int, typer.Option(min=2, help="Select so many of a pool.")] = 500,
+    warm_start: options.WarmStart = None,
     max_measurements: Annotated[int, typer.Option(min=1, help="Measure so many variants at most.")] = 32,
     max_device_seconds: Annotated[float | None, typer.Option(help="Take the device for so long.")] = None,
     database: options.Database = None,
@@ -75,5 +76,6 @@ def search_command(
             methods=None if methods is None else methods.split(","),
             calibration_select=calibration_select,
             calibration_samples=calibration_samples,
+            warm_start=warm_start,
         )
     emit_json(found.document()) if as_json else show.search(found.document())

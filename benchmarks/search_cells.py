@@ -4,8 +4,8 @@ Each network of benchmarks/trained, at 0.8, 0.6 and 0.4 times the latency of its
 
     ours           `edgewright search` as it comes: the integer programme on measured latencies
     uniform int8   everything that can be int8 in int8
-    NSGA-II, TPE,  the same space, costs and device, the next variant to measure proposed by the strategy;
-    random         each measures as many variants as ours did
+    NSGA-II, TPE,  the same space, costs, device and readings, the next variant to measure proposed by the
+    random         strategy; each measures as many variants as ours did
 
 All variants of a cell are then measured once more, interleaved with the merged float32 program, and run in
 their own runtime on held-out samples that no search saw: accuracy, and the KL divergence of their outputs
@@ -36,7 +36,7 @@ import torch
 
 from benchmarks.cells.crossed import Crossing, cross_table, crossed, read_crossing
 from benchmarks.cells.judge import Cell, read_cell
-from benchmarks.cells.run import BUDGETS, Place, run_cell
+from benchmarks.cells.run import BUDGETS, Place, run_cells
 from benchmarks.cells.table import table
 from benchmarks.shared import page
 from benchmarks.trained import trained
@@ -98,11 +98,10 @@ def _run(arguments: argparse.Namespace) -> None:
     place = Place(arguments.device, arguments.profile, arguments.target)
     for name in arguments.models or BY_NAME:
         network = trained(BY_NAME[name], arguments.trained)
-        for budget in arguments.budgets:
-            if arguments.cross:
-                crossed(network, budget, arguments.work)
-            else:
-                run_cell(network, budget, place, arguments.work)
+        if not arguments.cross:
+            run_cells(network, arguments.budgets, place, arguments.work)
+        for budget in arguments.budgets if arguments.cross else ():
+            crossed(network, budget, arguments.work)
 
 
 if __name__ == "__main__":

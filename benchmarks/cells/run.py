@@ -1,7 +1,9 @@
-"""Runs one cell: a search in each way, then all variants measured interleaved and judged on held-out data.
+"""Runs the cells of a network: searches in each way, then all variants measured interleaved and judged.
 
-A way's answer is kept as `WAY.json` beside its search folder, the cell as `cell.json`; both are written
-whole, and what is there is not done again.
+All searches on a network share one laboratory: the same samples, costs and programs, and what one of them
+measured another is told again where it asks for the same run. Each counts what it asked for. A way's answer
+is kept as `WAY.json` beside its search folder, a cell as `cell.json`; both are written whole, and what is
+there is not done again.
 """
 
 from __future__ import annotations
@@ -9,10 +11,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,11 +25,14 @@ from benchmarks.trained.train import accuracy_of
 from compiler.errors import InfeasibleBudgetError
 from compiler.plan import Plan, parse_plan
 from compiler.records import Artifact
+from compiler.search.budget import Budget
 from compiler.search.experiments import MeasurementBudget
 from compiler.target import INT8
 
 if TYPE_CHECKING:
-    from edgewright.search_output import SearchResult
+    from edgewright.search_lab import Lab
+    from edgewright.search_setting import Setting
+    from edgewright.stages import Prepared
 
 BUDGETS = (0.8, 0.6, 0.4)
 STRATEGIES = {OURS: "integer", "NSGA-II": "nsga2", "TPE": "tpe", "random": "random"}
@@ -66,17 +72,67 @@ class Answer:
     uniform: tuple[str, float] | None = None
 
 
-def run_cell(network: Trained, budget: float, place: Place, work: Path) -> None:
-    """Run a cell where it is not finished."""
-    folder = work / place.folder / network.name / f"{budget:g}"
-    if (folder / "cell.json").exists():
+@dataclass(frozen=True)
+class Laboratory:
+    """A network made ready to be searched, once for all ways and budgets."""
+
+    network: Trained
+    place: Place
+    prepared: Prepared
+    lab: Lab
+    setting: Setting
+
+
+def run_cells(network: Trained, budgets: Sequence[float], place: Place, work: Path) -> None:
+    """Run the cells of a network that are not finished."""
+    home = work / place.folder / network.name
+    left = [b for b in budgets if not (home / f"{b:g}" / "cell.json").exists()]
+    if not left:
         return
     write_json(work / place.folder / "place.json", asdict(place))
-    ours = _answer(OURS, network, budget, place, folder, None)
+    with laboratory(network, place, home) as opened:
+        for budget in left:
+            _run_cell(opened, budget, home / f"{budget:g}", work)
+
+
+@contextmanager
+def laboratory(network: Trained, place: Place, home: Path) -> Iterator[Laboratory]:
+    """Yield a network's laboratory, as `edgewright search` opens it by default; its work stays in `home`."""
+    from devices import open_device
+    from edgewright.models import load_model
+    from edgewright.recipe import prior_of, resolve
+    from edgewright.search_lowering import default_workers
+    from edgewright.search_run import opened
+    from edgewright.search_samples import halve, read_calibration
+    from edgewright.search_setting import MOST_MEASUREMENTS, Setting
+    from edgewright.stages import prepare
+
+    target, profile = resolve(place.profile, place.target)
+    loaded = load_model(network.module, network.example_inputs)
+    prepared = prepare(loaded, prior=prior_of(target))
+    halves = halve(prepared.graph, read_calibration(network.calibration), seed=0)
+    setting = Setting(
+        target,
+        profile,
+        open_device(place.device),
+        Budget(ratio=1.0),
+        home,
+        home / "measurements.db",
+        workers=default_workers(),
+        progress=lambda message: tell(f"  {message}"),
+        limits=MeasurementBudget(MOST_MEASUREMENTS),
+    )
+    with opened(prepared, halves, setting) as lab:
+        yield Laboratory(network, place, prepared, lab, setting)
+
+
+def _run_cell(opened: Laboratory, budget: float, folder: Path, work: Path) -> None:
+    network, place = opened.network, opened.place
+    ours = _answer(OURS, opened, budget, folder, None)
     answers = {OURS: ours, UNIFORM: _uniform(ours, network, place, folder)}
     for way in STRATEGIES:
         if way != OURS:
-            answers[way] = _answer(way, network, budget, place, folder, ours.evaluations)
+            answers[way] = _answer(way, opened, budget, folder, ours.evaluations)
     found = {way: answer for way, answer in answers.items() if not answer.reason}
     entries = judged(network, place, found, work) if found else {}
     refusals = {way: answer.reason for way, answer in answers.items() if answer.reason}
@@ -85,42 +141,29 @@ def run_cell(network: Trained, budget: float, place: Place, work: Path) -> None:
     write_json(folder / "cell.json", cell.document())
 
 
-def _answer(
-    way: str, network: Trained, budget: float, place: Place, folder: Path, evaluations: int | None
-) -> Answer:
+def _answer(way: str, opened: Laboratory, budget: float, folder: Path, evaluations: int | None) -> Answer:
     """Search in one way, or read what it found; `evaluations` is the most that may be measured."""
     path = folder / f"{STRATEGIES[way]}.json"
     if not path.exists():
-        tell(f"{network.name} at {budget:g}x on {place.name}: {way}")
-        write_json(path, asdict(_searched(way, network, budget, place, folder, evaluations)))
+        tell(f"{opened.network.name} at {budget:g}x on {opened.place.name}: {way}")
+        write_json(path, asdict(_searched(way, opened, budget, folder, evaluations)))
     found = json.loads(path.read_text())
     uniform = found.pop("uniform")
     return Answer(**found, uniform=None if uniform is None else tuple(uniform))
 
 
-def _searched(
-    way: str, network: Trained, budget: float, place: Place, folder: Path, evaluations: int | None
-) -> Answer:
-    from edgewright import search
+def _searched(way: str, opened: Laboratory, budget: float, folder: Path, evaluations: int | None) -> Answer:
+    from edgewright.search_run import search_point
 
-    limits = None if evaluations is None else MeasurementBudget(evaluations, trials=evaluations)
+    setting = replace(
+        opened.setting, budget=Budget(ratio=budget), out=folder / STRATEGIES[way], strategy=STRATEGIES[way]
+    )
+    if evaluations is not None:
+        setting = replace(setting, limits=MeasurementBudget(evaluations, trials=evaluations))
     try:
-        found = search(
-            network.module,
-            latency_budget=f"{budget:g}x",
-            calibration=network.calibration,
-            profile=place.profile,
-            device=place.device,
-            target=place.target,
-            inputs=network.example_inputs,
-            out=folder / STRATEGIES[way],
-            strategy=STRATEGIES[way],
-            limits=limits,
-            progress=lambda message: tell(f"  {message}"),
-        )
+        result = search_point(opened.prepared, opened.lab, setting, ())
     except InfeasibleBudgetError as error:
         return Answer(evaluations, str(error))
-    result = cast("SearchResult", found)  # of one budget, not of a sweep
     trials, space = result.outcome.trials, result.space
     int8 = next((t for t in trials if t.choice == space.uniform(INT8) and not t.heals), None)
     return Answer(

@@ -34,7 +34,7 @@ from devices.benchmark import Candidate, measure
 from devices.database import MeasurementDatabase
 from devices.statistics import ratio
 from edgewright.search_costs import CostReader
-from edgewright.search_lowering import VariantStore
+from edgewright.search_lowering import VariantStore, variant_candidate
 from edgewright.search_samples import Halves, Sample
 from edgewright.search_steps import counted, told
 from edgewright.search_structures import Structures
@@ -269,17 +269,8 @@ class Lab:
         return readings
 
     def _candidate(self, variant: Variant, series: str) -> Candidate:
-        artifact = self.artifact(*variant)
-        manifest = artifact.manifest
-        return Candidate(
-            label=self.label(*variant),
-            artifact_digest=artifact.digest,
-            graph_digest=str(manifest["graph_digest"]),
-            plan_digest=str(manifest["plan_digest"]),
-            spec=self.target.run_spec(artifact, self.profile),
-            plan=str(manifest["plan"]),
-            target={"target": self.target.name, **self.target.versions()},
-            series=series,
+        return variant_candidate(
+            self.artifact(*variant), self.target, self.profile, self.label(*variant), series
         )
 
     def label(self, choice: Choice, heals: Heals = ()) -> str:

@@ -26,6 +26,7 @@ from compiler.ir.storage import save_graph
 from compiler.plan import Plan
 from compiler.records import Artifact
 from compiler.target import FORWARD, Lowered, Target
+from devices.benchmark import Candidate
 from edgewright.artifact import MANIFEST, building, files_digest, write_json
 from edgewright.search_worker import profile_document
 
@@ -36,6 +37,23 @@ MOST_WORKERS = 4
 def default_workers() -> int:
     """Return a worker for each processor this process may use, at most `MOST_WORKERS`."""
     return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+
+
+def variant_candidate(
+    variant: Artifact, target: Target, profile: DeviceProfile, label: str, series: str = ""
+) -> Candidate:
+    """Return what measures a lowered variant."""
+    manifest = variant.manifest
+    return Candidate(
+        label=label,
+        artifact_digest=variant.digest,
+        graph_digest=str(manifest["graph_digest"]),
+        plan_digest=str(manifest["plan_digest"]),
+        spec=target.run_spec(variant, profile),
+        plan=str(manifest["plan"]),
+        target={"target": target.name, **target.versions()},
+        series=series,
+    )
 
 
 class VariantStore:

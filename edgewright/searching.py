@@ -24,10 +24,13 @@ from compiler.search.budget import Budget, parse_budget
 from compiler.search.calibration_selection import way
 from compiler.search.events import Watch, unwatched
 from compiler.search.experiments import MeasurementBudget
+from compiler.target import Target
 from devices import open_device
 from devices.database import MeasurementDatabase
 from edgewright.calibration_pool import halves_advice, selected
+from edgewright.choosing import AUTO
 from edgewright.models import load_model
+from edgewright.models.loaded import LoadedModel
 from edgewright.recipe import prior_of, resolve
 from edgewright.search_labels import check_disjoint, labelled_pool, read_labels
 from edgewright.search_lowering import default_workers
@@ -37,8 +40,12 @@ from edgewright.search_samples import halve, read_calibration
 from edgewright.search_setting import INTEGER, MOST_MEASUREMENTS, Setting, check_metric
 from edgewright.search_steps import counted
 from edgewright.search_sweep import SweepResult, read_sweep, run_sweep
+from edgewright.search_targets import DOCUMENT, FOLDER, Runtime, TargetsResult, run_targets
+from edgewright.search_targets import SCHEMA as TARGETS_SCHEMA
 from edgewright.search_warm_start import read_warm_start
-from edgewright.stages import Progress, prepare, silent
+from edgewright.stages import Prepared, Progress, prepare, silent
+from profiles import load_profile
+from targets import get_target
 
 ENOUGH_SELECTED = 500  # samples, where they are chosen out of a pool
 
@@ -75,7 +82,7 @@ def search(
     calibration_select: str | None = None,
     calibration_samples: int = ENOUGH_SELECTED,
     warm_start: str | Path | None = None,
-) -> SearchResult | SweepResult:
+) -> SearchResult | SweepResult | TargetsResult:
     """Return the variant of a model that moves its outputs least and meets a latency budget on a device.
 
     Args:
@@ -88,7 +95,8 @@ def search(
         profile: the name of a device profile, its TOML file, or a profile.
         device: `local`, or a device from `edgewright devices`.
         out: the folder to write: `artifact/`, `plan.txt`, `plan.json`, `tried.md`, `tried.json`.
-        target: the runtime; the profile's first one by default.
+        target: the runtime, the profile's first one by default; `auto` searches on each of the profile's and
+            keeps the best (`edgewright.search_targets`).
         inputs: example inputs, as `compile` takes them.
         randomize: a seed for weights that make merging non-trivial (`edgewright.models.randomize`).
         database: where raw samples are kept: a path, a URL or an open database; by default a file in
@@ -126,7 +134,8 @@ def search(
         UnstableMeasurementError: the device gives no steady reading.
     """
     budgets = _budgets(latency_budget, sweep)
-    runtime, found = resolve(profile, target)
+    runtimes, found = _runtimes(profile, target, sweep, warm_start)
+    runtime = runtimes[0]
     for budget in budgets:
         check_metric(budget, found)
     folder = Path(out)
@@ -174,9 +183,46 @@ def search(
     setting = replace(
         setting, labels=gate, donor=other, elsewhere=elsewhere, advice=tuple(filter(None, advice))
     )
+    if target == AUTO:
+        each = _on_each(runtimes, loaded, prepared, setting)
+        return run_targets(each, halves, budgets[0], folder)
     if sweep is None:
         return run_search(prepared, halves, setting)
     return run_sweep(prepared, halves, setting, budgets)
+
+
+def _runtimes(
+    profile: str | DeviceProfile, target: str | None, sweep: str | None, warm_start: str | Path | None
+) -> tuple[tuple[Target, ...], DeviceProfile]:
+    """Return the runtimes to search on, one or all that are installed, and the profile."""
+    if target != AUTO:
+        runtime, found = resolve(profile, target)
+        return (runtime,), found
+    alone = [name for name, value in (("--sweep", sweep), ("--warm-start", warm_start)) if value is not None]
+    if alone:
+        raise UsageError(f"{alone[0]} is of one target: name it in place of --target auto")
+    found = load_profile(profile) if isinstance(profile, str) else profile
+    missing = {name: get_target(name).installed() for name in found.targets}
+    if all(missing.values()):
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        raise UsageError(f"no target of the profile {found.name!r} is installed: {reasons}")
+    return tuple(get_target(name) for name, reason in missing.items() if reason is None), found
+
+
+def _on_each(
+    runtimes: Sequence[Target], loaded: LoadedModel, prepared: Prepared, setting: Setting
+) -> tuple[Runtime, ...]:
+    """Return the search on each runtime; the model is merged for each as its prior prices merges."""
+    by_prior = {prior_of(runtimes[0]): prepared}
+    made = []
+    for target in runtimes:
+        prior = prior_of(target)
+        if prior not in by_prior:
+            by_prior[prior] = prepare(loaded, setting.progress, prior=prior)
+        made.append(
+            Runtime(by_prior[prior], replace(setting, target=target, out=setting.out / FOLDER / target.name))
+        )
+    return tuple(made)
 
 
 def _budgets(latency_budget: str | None, sweep: str | None) -> tuple[Budget, ...]:
@@ -192,13 +238,15 @@ def check_out(out: Path) -> None:
     if (
         out.is_dir()
         and any(out.iterdir())
-        and not (_is_result(out) or (out / "work" / "journal.jsonl").is_file())
+        and not (
+            _is_result(out) or any((out / part / "journal.jsonl").is_file() for part in ("work", FOLDER))
+        )
     ):
         raise UsageError(f"{out} holds files that no search wrote; give an empty or a new folder")
 
 
 def _is_result(out: Path) -> bool:
-    schemas = {"tried.json": TRIED_SCHEMA, "front.json": FRONT_SCHEMA}
+    schemas = {"tried.json": TRIED_SCHEMA, "front.json": FRONT_SCHEMA, DOCUMENT: TARGETS_SCHEMA}
     return any(_schema(out / name) == schema for name, schema in schemas.items())
 
 

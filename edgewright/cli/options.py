@@ -42,6 +42,13 @@ AnyTarget = Annotated[
         "the profile's and keeps the fastest."
     ),
 ]
+SearchTarget = Annotated[
+    str | None,
+    typer.Option(
+        help="The runtime; the profile's first one by default. `auto` searches on each of the profile's and "
+        "keeps the best."
+    ),
+]
 Inputs = Annotated[
     list[str] | None,
     typer.Option(

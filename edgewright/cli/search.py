@@ -19,7 +19,7 @@ def search_command(
     calibration: Annotated[str | None, typer.Option(metavar="FILE:ATTR", help="Calibration batches.")] = None,
     profile: options.Profile = "host",
     device: options.Device = "local",
-    target: options.Target = None,
+    target: options.SearchTarget = None,
     inputs: options.Inputs = None,
     out: options.Out = Path("out"),
     percentile: Annotated[str, typer.Option(help="p50 or p90: whose upper bound meets the budget.")] = "p50",

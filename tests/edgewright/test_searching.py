@@ -24,7 +24,7 @@ from compiler.plan import parse_plan
 from compiler.records import DeviceState, RunSpec
 from compiler.search.budget import parse_budget
 from compiler.target import INT8, Lowered, refuse_precision
-from edgewright import compilation, search_run, search_structures
+from edgewright import compilation, search_healing, search_run, search_structures
 from edgewright.models import load_model
 from edgewright.search_run import run_search
 from edgewright.search_samples import halve, read_calibration
@@ -162,7 +162,10 @@ class Ticking:
 
 @pytest.fixture
 def calibrations(monkeypatch):
-    """Count calibrations, other rounding than to the nearest aside, and do the work once for all tests."""
+    """Count calibrations, other rounding than to the nearest aside, and do the work once for all tests.
+
+    Nothing is healed: it takes longer than all else, and has tests of its own.
+    """
     done = []
 
     def counted(graph, *rest):
@@ -170,6 +173,7 @@ def calibrations(monkeypatch):
         return calibrated() if graph is prepared().graph else calibrate(graph, *rest)
 
     monkeypatch.setattr(search_structures, "calibrate", counted)
+    monkeypatch.setattr(search_healing, "HEALERS", ())
     monkeypatch.setattr(compilation, "verify_artifact", lambda *_: {})  # paper runs nowhere
     return done
 

@@ -23,6 +23,7 @@ from compiler.ir.digest import content_digest
 from compiler.plan import parse_plan
 from compiler.records import DeviceState, RunSpec
 from compiler.search.budget import parse_budget
+from compiler.search.experiments import MeasurementBudget
 from compiler.target import INT8, Lowered, refuse_precision
 from edgewright import compilation, search_healing, search_run, search_structures
 from edgewright.models import load_model
@@ -186,7 +187,9 @@ def setting(tmp_path, calibrations):
     profile = DeviceProfile("paper", "", "local", ("paper",), 1, protocol=protocol)
     out = tmp_path / "out"
     database = tmp_path / "measurements.db"
-    return Setting(Paper(), profile, Clock(), parse_budget("0.8x"), out, database, methods=("precision",))
+    limits = MeasurementBudget(repairs=3)
+    budget, methods = parse_budget("0.8x"), ("precision",)
+    return Setting(Paper(), profile, Clock(), budget, out, database, limits=limits, methods=methods)
 
 
 def run(setting, count=24, seed=1):

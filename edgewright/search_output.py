@@ -118,6 +118,33 @@ def tried_document(result: SearchResult, row: Row) -> dict[str, Any]:
     }
 
 
+def point_document(result: SearchResult) -> dict[str, Any]:
+    """Return a search among others as JSON values: where it is, and what its winner measured and costs."""
+    winner, unseen = result.outcome.winner, result.unseen
+    return {
+        "folder": result.folder.name,
+        "plan_digest": result.plan.digest(),
+        "ratio": winner.reading.ratio,
+        "ratio_high": winner.reading.ratio_high,
+        "cost": None if winner.cost is None else asdict(winner.cost),
+        "unseen_cost": None if unseen is None else asdict(unseen),
+    }
+
+
+def point_row(result: SearchResult) -> dict[str, str]:
+    """Return a search among others as cells of a table."""
+    winner, unseen = result.outcome.winner, result.unseen
+    judged = "0" if unseen is None else f"{unseen.mean:.3g} ({unseen.low:.3g} to {unseen.high:.3g})"
+    return {
+        "time": winner.reading.text,
+        "ratio": f"{winner.reading.ratio:.3f}x (to {winner.reading.ratio_high:.3f})",
+        "cost": "0" if winner.cost is None else f"{winner.cost.mean:.3g}",
+        "unseen cost": judged,
+        "MB": f"{next(row.bytes for row in result.rows if row.trial == winner) / 1e6:.2f}",
+        "folder": result.folder.name,
+    }
+
+
 def summary(result: SearchResult) -> list[str]:
     """Return the outcome in sentences."""
     winner = result.outcome.winner

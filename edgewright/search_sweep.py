@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from compiler.errors import InfeasibleBudgetError, UsageError
 from compiler.search.budget import Budget, parse_budget
 from compiler.search.trial import Trial
 from edgewright.artifact import write_json, write_text
-from edgewright.search_output import FRONT_SCHEMA, UNITS, SearchResult, summary
+from edgewright.search_output import FRONT_SCHEMA, UNITS, SearchResult, point_document, point_row, summary
 from edgewright.search_run import opened, search_point
 from edgewright.search_samples import Halves
 from edgewright.search_setting import Setting, check_metric
@@ -120,33 +120,11 @@ def _result(point: Point) -> SearchResult:
 
 
 def _point(point: Point) -> dict[str, Any]:
-    if point.result is None:
-        return {"budget": str(point.budget), "reason": point.reason}
-    winner, unseen = point.result.outcome.winner, point.result.unseen
-    return {
-        "budget": str(point.budget),
-        "folder": point.result.folder.name,
-        "plan_digest": point.result.plan.digest(),
-        "ratio": winner.reading.ratio,
-        "ratio_high": winner.reading.ratio_high,
-        "cost": None if winner.cost is None else asdict(winner.cost),
-        "unseen_cost": None if unseen is None else asdict(unseen),
-    }
+    found = {"reason": point.reason} if point.result is None else point_document(point.result)
+    return {"budget": str(point.budget), **found}
 
 
 def _row(point: Point) -> dict[str, str]:
     if point.result is None:
         return {**dict.fromkeys(COLUMNS, "-"), "budget": str(point.budget), "time": "infeasible"}
-    result = point.result
-    winner, unseen = result.outcome.winner, result.unseen
-    judged = "0" if unseen is None else f"{unseen.mean:.3g} ({unseen.low:.3g} to {unseen.high:.3g})"
-    size = next(row.bytes for row in result.rows if row.trial == winner)
-    return {
-        "budget": str(point.budget),
-        "time": winner.reading.text,
-        "ratio": f"{winner.reading.ratio:.3f}x (to {winner.reading.ratio_high:.3f})",
-        "cost": "0" if winner.cost is None else f"{winner.cost.mean:.3g}",
-        "unseen cost": judged,
-        "MB": f"{size / 1e6:.2f}",
-        "folder": result.folder.name,
-    }
+    return {"budget": str(point.budget), **point_row(point.result)}

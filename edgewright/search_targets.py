@@ -34,7 +34,7 @@ from edgewright.artifact import write_json, write_text
 from edgewright.measuring import exclusive
 from edgewright.search_lab import Lab
 from edgewright.search_lowering import VariantStore, variant_candidate
-from edgewright.search_output import UNITS, SearchResult, summary
+from edgewright.search_output import UNITS, SearchResult, point_document, point_row, summary
 from edgewright.search_run import opened, search_point
 from edgewright.search_samples import Halves
 from edgewright.search_setting import Setting, identity
@@ -207,16 +207,8 @@ def _entry(standing: Standing) -> dict[str, Any]:
     entry = {"target": standing.target, "budget": str(standing.budget), "float_ratio": standing.slower}
     if standing.result is None:
         return {**entry, "reason": standing.reason}
-    winner, unseen = standing.result.outcome.winner, standing.result.unseen
-    return {
-        **entry,
-        "folder": f"{FOLDER}/{standing.target}",
-        "plan_digest": standing.result.plan.digest(),
-        "ratio": winner.reading.ratio,
-        "ratio_high": winner.reading.ratio_high,
-        "cost": None if standing.confirmed is None else asdict(standing.confirmed),
-        "unseen_cost": None if unseen is None else asdict(unseen),
-    }
+    confirmed = None if standing.confirmed is None else asdict(standing.confirmed)
+    return {**entry, **point_document(standing.result), "confirmed_cost": confirmed}
 
 
 def _row(standing: Standing) -> dict[str, str]:
@@ -224,15 +216,6 @@ def _row(standing: Standing) -> dict[str, str]:
     row = {**dict.fromkeys(COLUMNS, "-"), "target": standing.target, "float model": slower}
     if standing.result is None:
         return row
-    winner, unseen = standing.result.outcome.winner, standing.result.unseen
-    size = next(r.bytes for r in standing.result.rows if r.trial == winner)
-    return {
-        **row,
-        "budget": str(standing.budget),
-        "time": winner.reading.text,
-        "cost": "0" if standing.confirmed is None else f"{standing.confirmed.mean:.3g}",
-        "unseen cost": "0"
-        if unseen is None
-        else f"{unseen.mean:.3g} ({unseen.low:.3g} to {unseen.high:.3g})",
-        "MB": f"{size / 1e6:.2f}",
-    }
+    found = {**row, "budget": str(standing.budget), **point_row(standing.result)}
+    confirmed = "0" if standing.confirmed is None else f"{standing.confirmed.mean:.3g}"
+    return {column: {**found, "cost": confirmed}[column] for column in COLUMNS}

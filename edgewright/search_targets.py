@@ -23,7 +23,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compiler.errors import InfeasibleBudgetError, NumericError, UnsupportedModelError
+from compiler.errors import (
+    InfeasibleBudgetError,
+    NumericError,
+    UnstableMeasurementError,
+    UnsupportedModelError,
+)
 from compiler.plan import Plan
 from compiler.search.budget import Budget
 from compiler.search.journal import Journal
@@ -113,8 +118,8 @@ class TargetsResult:
 def run_targets(runtimes: Sequence[Runtime], halves: Halves, budget: Budget, out: Path) -> TargetsResult:
     """Search on each runtime in turn and keep the best at `out`.
 
-    Raises InfeasibleBudgetError, with what each said, where none meets the budget, and
-    UnsupportedModelError where none takes the model.
+    Raises InfeasibleBudgetError, with what each said, where none meets the budget, UnsupportedModelError
+    where none takes the model, and UnstableMeasurementError where they cannot be compared.
     """
     first = runtimes[0].setting
     with exclusive(first.device, first.database, first.wait_s, first.progress) as database:
@@ -180,7 +185,13 @@ def _float_times(runtimes: Sequence[Runtime], out: Path) -> dict[str, float | st
     assert not isinstance(setting.database, str | Path)
     runs = measure(list(candidates.values()), setting.device, setting.profile, setting.database, tell)
     best = min(runs, key=lambda m: m.statistics.median)
-    return found | {n: ratio(m.rounds, best.rounds).value for n, m in zip(candidates, runs, strict=True)}
+    try:
+        return found | {n: ratio(m.rounds, best.rounds).value for n, m in zip(candidates, runs, strict=True)}
+    except ValueError as error:
+        names, device = ", ".join(candidates), setting.device.name
+        raise UnstableMeasurementError(
+            f"the float models on {names} cannot be compared on {device}: {error}"
+        ) from error
 
 
 def _write(made: TargetsResult) -> None:

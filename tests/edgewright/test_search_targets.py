@@ -6,10 +6,17 @@ from dataclasses import dataclass, replace
 import pytest
 
 from compiler.compress.quantize import quantized_nodes
-from compiler.errors import InfeasibleBudgetError, UnsupportedModelError, UsageError
+from compiler.errors import (
+    InfeasibleBudgetError,
+    UnstableMeasurementError,
+    UnsupportedModelError,
+    UsageError,
+)
 from compiler.plan import parse_plan
 from compiler.search.budget import parse_budget
 from compiler.search.experiments import MeasurementBudget
+from devices.benchmark import measure
+from edgewright import search_targets
 from edgewright.search_samples import halve
 from edgewright.search_targets import Runtime, run_targets
 from edgewright.searching import check_out, search
@@ -94,6 +101,19 @@ def test_a_runtime_that_refuses_the_model_is_told_and_the_others_are_searched(se
     assert "stone: stone has no convolution" in made.document()["summary"]
     with pytest.raises(UnsupportedModelError, match=r"'paper' meets the budget 0.9x: stone: stone has"):
         searched("0.9x", Stone())
+
+
+def test_float_models_that_cannot_be_compared_are_told(searched, monkeypatch):
+    def measured(candidates, device, profile, database, tell):
+        found = measure(candidates, device, profile, database, tell)
+        spoilt = [replace(r, throttled=True) for r in found[1].rounds]
+        return [found[0], replace(found[1], rounds=tuple(spoilt))]
+
+    monkeypatch.setattr(search_targets, "measure", measured)
+    with pytest.raises(
+        UnstableMeasurementError, match="models on paper, cardboard cannot be compared on clock"
+    ):
+        searched("0.9x", Paper(), Cardboard())
 
 
 def test_a_budget_that_none_meets_says_what_each_came_to(searched, setting):

@@ -29,6 +29,7 @@ from devices import open_device
 from devices.database import MeasurementDatabase
 from edgewright.calibration_pool import halves_advice, selected
 from edgewright.choosing import AUTO
+from edgewright.latency import load_table
 from edgewright.models import load_model
 from edgewright.models.loaded import LoadedModel
 from edgewright.recipe import prior_of, resolve
@@ -84,6 +85,9 @@ def search(
     warm_start: str | Path | None = None,
 ) -> SearchResult | SweepResult | TargetsResult:
     """Return the variant of a model that moves its outputs least and meets a latency budget on a device.
+
+    Where `calibrate` has measured kernels of the device into `database`, they decide what is merged;
+    `compile` replays such a plan with the same device and database.
 
     Args:
         model: a module in eval mode, an exported program, or a text such as `timm:mobilenetv2_100`.
@@ -164,7 +168,7 @@ def search(
     )
     progress("load")
     loaded = load_model(model, inputs, randomize=randomize)
-    prepared = prepare(loaded, progress, prior=prior_of(runtime))
+    prepared = _prepared(loaded, setting)
     gate = None if labels is None else read_labels(prepared.graph, labels, max_accuracy_drop)
     elsewhere = {} if warm_start is None else read_warm_start(warm_start, prepared.graph)
     other = None if donor is None else prepare(load_model(donor, inputs), progress).graph
@@ -212,17 +216,18 @@ def _runtimes(
 def _on_each(
     runtimes: Sequence[Target], loaded: LoadedModel, prepared: Prepared, setting: Setting
 ) -> tuple[Runtime, ...]:
-    """Return the search on each runtime; the model is merged for each as its prior prices merges."""
-    by_prior = {prior_of(runtimes[0]): prepared}
-    made = []
-    for target in runtimes:
-        prior = prior_of(target)
-        if prior not in by_prior:
-            by_prior[prior] = prepare(loaded, setting.progress, prior=prior)
-        made.append(
-            Runtime(by_prior[prior], replace(setting, target=target, out=setting.out / FOLDER / target.name))
-        )
-    return tuple(made)
+    """Return the search on each runtime, with the model merged for it."""
+    own = [replace(setting, target=t, out=setting.out / FOLDER / t.name) for t in runtimes]
+    others = [Runtime(_prepared(loaded, s), s) for s in own[1:]]
+    return (Runtime(prepared, own[0]), *others)
+
+
+def _prepared(loaded: LoadedModel, setting: Setting) -> Prepared:
+    """Return the model merged by what `calibrate` measured on the device, or else by the runtime's prior."""
+    database, table = setting.database, None
+    if isinstance(database, MeasurementDatabase) or "://" in str(database) or Path(database).exists():
+        table = load_table(database, setting.profile, setting.target.name, setting.device)
+    return prepare(loaded, setting.progress, table=table, prior=prior_of(setting.target))
 
 
 def _budgets(latency_budget: str | None, sweep: str | None) -> tuple[Budget, ...]:

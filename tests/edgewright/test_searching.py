@@ -25,7 +25,7 @@ from compiler.records import DeviceState, RunSpec
 from compiler.search.budget import parse_budget
 from compiler.search.experiments import MeasurementBudget
 from compiler.target import INT8, Lowered, refuse_precision
-from edgewright import compilation, search_healing, search_run, search_structures
+from edgewright import compilation, search_healing, search_run, search_structures, searching
 from edgewright.models import load_model
 from edgewright.search_run import run_search
 from edgewright.search_samples import halve, read_calibration
@@ -371,3 +371,30 @@ def test_a_bad_budget_is_told_before_anything_is_done(tmp_path, budget):
     with pytest.raises(UsageError, match="12ms"):
         search(Net().eval(), latency_budget=budget, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_what_was_measured_on_the_device_decides_what_is_merged(tmp_path, monkeypatch, measured):
+    class Merging(Exception):
+        pass
+
+    def prepare(loaded, progress, *, table, prior):
+        raise Merging(table)
+
+    monkeypatch.setattr(searching, "load_table", lambda database, profile, target, device: (database, target))
+    monkeypatch.setattr(searching, "prepare", prepare)
+    database = tmp_path / "m.db"
+    if measured:
+        database.touch()
+    with pytest.raises(Merging) as raised:
+        search(
+            Net().eval(),
+            inputs=torch.randn(1, 3, 8, 8),
+            latency_budget="0.9x",
+            calibration=images(4),
+            target="executorch",
+            database=database,
+            out=tmp_path / "out",
+        )
+    assert raised.value.args == ((database, "executorch") if measured else None,)
+    assert database.exists() == measured  # to look is to leave no file behind

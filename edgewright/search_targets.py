@@ -195,18 +195,20 @@ def _float_times(runtimes: Sequence[Runtime], out: Path) -> dict[str, float | st
 
 
 def _write(made: TargetsResult) -> None:
-    """Put the best's files beside the others' folders; the work is done."""
-    for standing in made.standings:
-        shutil.rmtree(made.folder / FOLDER / standing.target / "work", ignore_errors=True)
-    shutil.rmtree(made.folder / FOLDER / "float", ignore_errors=True)
-    (made.folder / FOLDER / "journal.jsonl").unlink()
+    """Put the best's files beside the others' folders, then drop the work."""
     shutil.rmtree(made.folder / "artifact", ignore_errors=True)
-    shutil.copytree(_result(made.best).folder, made.folder, dirs_exist_ok=True)
+    shutil.copytree(
+        _result(made.best).folder, made.folder, ignore=shutil.ignore_patterns("work"), dirs_exist_ok=True
+    )
     document = {"schema": SCHEMA, "budget": str(made.budget), "targets": [_entry(s) for s in made.standings]}
     write_json(made.folder / DOCUMENT, document)
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     lines += ["| " + " | ".join(row[c] for c in COLUMNS) + " |" for row in made.rows()]
     write_text(made.folder / "targets.md", "\n".join(lines) + "\n")
+    for standing in made.standings:
+        shutil.rmtree(made.folder / FOLDER / standing.target / "work", ignore_errors=True)
+    shutil.rmtree(made.folder / FOLDER / "float", ignore_errors=True)
+    (made.folder / FOLDER / "journal.jsonl").unlink()
 
 
 def _result(standing: Standing) -> SearchResult:

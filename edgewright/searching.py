@@ -31,7 +31,6 @@ from edgewright.calibration_pool import halves_advice, selected
 from edgewright.choosing import AUTO
 from edgewright.latency import load_table
 from edgewright.models import load_model
-from edgewright.models.loaded import LoadedModel
 from edgewright.recipe import prior_of, resolve
 from edgewright.search_labels import check_disjoint, labelled_pool, read_labels
 from edgewright.search_lowering import default_workers
@@ -44,7 +43,7 @@ from edgewright.search_sweep import SweepResult, read_sweep, run_sweep
 from edgewright.search_targets import DOCUMENT, FOLDER, Runtime, TargetsResult, run_targets
 from edgewright.search_targets import SCHEMA as TARGETS_SCHEMA
 from edgewright.search_warm_start import read_warm_start
-from edgewright.stages import Prepared, Progress, prepare, silent
+from edgewright.stages import Prepared, Progress, canonicalise, merged, prepare, silent
 from profiles import load_profile
 from targets import get_target
 
@@ -168,7 +167,8 @@ def search(
     )
     progress("load")
     loaded = load_model(model, inputs, randomize=randomize)
-    prepared = _prepared(loaded, setting)
+    source = canonicalise(loaded, progress=progress)
+    prepared = _merged(source, setting)
     gate = None if labels is None else read_labels(prepared.graph, labels, max_accuracy_drop)
     elsewhere = {} if warm_start is None else read_warm_start(warm_start, prepared.graph)
     other = None if donor is None else prepare(load_model(donor, inputs), progress).graph
@@ -188,7 +188,7 @@ def search(
         setting, labels=gate, donor=other, elsewhere=elsewhere, advice=tuple(filter(None, advice))
     )
     if target == AUTO:
-        each = _on_each(runtimes, loaded, prepared, setting)
+        each = _on_each(runtimes, source, prepared, setting)
         return run_targets(each, halves, budgets[0], folder)
     if sweep is None:
         return run_search(prepared, halves, setting)
@@ -214,20 +214,20 @@ def _runtimes(
 
 
 def _on_each(
-    runtimes: Sequence[Target], loaded: LoadedModel, prepared: Prepared, setting: Setting
+    runtimes: Sequence[Target], source: Prepared, prepared: Prepared, setting: Setting
 ) -> tuple[Runtime, ...]:
-    """Return the search on each runtime, with the model merged for it."""
+    """Return the search on each runtime, with the canonical model merged for it; for the first it is."""
     own = [replace(setting, target=t, out=setting.out / FOLDER / t.name) for t in runtimes]
-    others = [Runtime(_prepared(loaded, s), s) for s in own[1:]]
+    others = [Runtime(_merged(source, s), s) for s in own[1:]]
     return (Runtime(prepared, own[0]), *others)
 
 
-def _prepared(loaded: LoadedModel, setting: Setting) -> Prepared:
-    """Return the model merged by what `calibrate` measured on the device, or else by the runtime's prior."""
+def _merged(source: Prepared, setting: Setting) -> Prepared:
+    """Return the canonical model merged by what was measured on the device, or else the prior."""
     database, table = setting.database, None
     if isinstance(database, MeasurementDatabase) or "://" in str(database) or Path(database).exists():
         table = load_table(database, setting.profile, setting.target.name, setting.device)
-    return prepare(loaded, setting.progress, table=table, prior=prior_of(setting.target))
+    return merged(source, table, progress=setting.progress, prior=prior_of(setting.target))
 
 
 def _budgets(latency_budget: str | None, sweep: str | None) -> tuple[Budget, ...]:

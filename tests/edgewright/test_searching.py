@@ -378,11 +378,11 @@ def test_what_was_measured_on_the_device_decides_what_is_merged(tmp_path, monkey
     class Merging(Exception):
         pass
 
-    def prepare(loaded, progress, *, table, prior):
+    def merged(source, table, *, progress, prior):
         raise Merging(table)
 
     monkeypatch.setattr(searching, "load_table", lambda database, profile, target, device: (database, target))
-    monkeypatch.setattr(searching, "prepare", prepare)
+    monkeypatch.setattr(searching, "merged", merged)
     database = tmp_path / "m.db"
     if measured:
         database.touch()

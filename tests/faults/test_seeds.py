@@ -15,6 +15,9 @@ from tests.faults.injection import KINDS
 
 ROOT = Path(__file__).parents[2]
 RUNS = 40
+BELIEVING_RUNS = (
+    80  # about one in six is wrong: where a fault strikes depends on how answers fall into packets
+)
 
 
 @pytest.mark.target
@@ -75,5 +78,5 @@ def test_without_our_checks_wrong_results_are_taken(adb_program, faulty, adb, tm
     adb("start-server")
     bench = runs.Bench(faulty, adb, tmp_path)
     monkeypatch.setattr(runs, "plan", lambda seed: ("server", "duplicate", {"duplicate": 0.1}, 10))
-    ends = [runs.run_seed(bench, seed).end for seed in range(8)]
-    assert runs.WRONG in ends, ends
+    ends = (runs.run_seed(bench, seed).end for seed in range(BELIEVING_RUNS))
+    assert runs.WRONG in ends

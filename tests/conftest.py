@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from tests import quicker
+
 TESTS = Path(__file__).parent
 NEEDS_SDK = {"arm", "targets", "end_to_end"}
 THOROUGH = {"methods", "opinfo"}
 GAPS = ("notimpl", "notyet", "never")
 
+
+quicker.install()
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background of a script, we and every process we start would be deaf to Ctrl-C.

@@ -1,8 +1,7 @@
 """The suite's SDKs without the work they repeat for each of its cases; what they compute stays the same.
 
-- `torch.export` gives each composite operator a Python kernel, and takes it away again, in each
-  decomposition: thousands of registrations, whose inner function evaluates its annotations each time.
-- It also looks up every composite operator by its name, once for each namespace, in each decomposition.
+To what `tests.quicker` spares of torch:
+
 - XNNPACK's quantizer traces its convolution-BatchNorm patterns anew for each graph, also where that
   holds no BatchNorm.
 - They keep thousands of objects of each case, which each garbage collection goes through again.
@@ -12,42 +11,15 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import executorch.backends.xnnpack.quantizer.xnnpack_quantizer_utils as quantizer
-import torch
-import torch._export.utils as composites
-from torch._C import DispatchKey
-from torch._ops import OperatorBase
 
-_register = OperatorBase.py_impl
+from tests import quicker
+
 _annotate = quantizer._do_annotate_conv_bn
-_look_up = composites._materialize_cpp_cia_ops
-_known: set[str] = set()
 _ended = itertools.count(1)
 SPARED = 15  # cases between two collections of everything
-
-
-def register(self: OperatorBase, key: Any) -> Callable[[Any], Any]:
-    """Do what `OperatorBase.py_impl` does."""
-
-    def inner(kernel: Any) -> Any:
-        if not isinstance(key, DispatchKey) or key == DispatchKey.Python or key in self.py_kernels:
-            return _register(self, key)(kernel)
-        self.py_kernels[key] = kernel
-        self._dispatch_cache.clear()
-        return kernel
-
-    return inner
-
-
-def look_up() -> None:
-    """Do what `_materialize_cpp_cia_ops` does, where there are new operators."""
-    found = set(torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd"))
-    if found - _known:
-        _look_up()
-        _known.update(found)
 
 
 def annotate(module: Any, *arguments: Any, **options: Any) -> list[Any]:
@@ -68,6 +40,5 @@ def spare() -> None:
 
 def install() -> None:
     """Put them in place, for this process."""
-    composites._materialize_cpp_cia_ops = look_up
-    OperatorBase.py_impl = register  # type: ignore[method-assign]
+    quicker.install()
     quantizer._do_annotate_conv_bn = annotate

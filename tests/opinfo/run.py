@@ -32,6 +32,7 @@ from compiler.export import export_graph, fold_inputs
 from compiler.frontends.torch_export import import_model
 from compiler.passes import PIPELINE
 from edgewright.models.loaded import call_flat, tensors
+from tests import quicker
 
 PAGE = Path(__file__).parents[2] / "docs" / "opinfo.md"
 CLOSE = 1e-4
@@ -208,6 +209,7 @@ def main() -> None:
     kept = arguments.work / "found.json"
     found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     names = arguments.names or list(operators())
+    quicker.install()
     left = [(n, arguments.samples) for n in names if n not in found]
     with multiprocessing.get_context("fork").Pool(arguments.jobs, maxtasksperchild=20) as pool:
         for count, (name, its) in enumerate(pool.imap_unordered(judged, left), 1):

@@ -5,6 +5,7 @@ The document is written anew after each step, so that a crash or a cut loses one
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from edgewright.models import load_model
 from edgewright.models.loaded import call_flat, tensors
 from edgewright.recipe import Recipe, resolve
 from edgewright.stages import Prepared, canonicalise, merged
+from tests import quicker
 
 SEED = 3
 
@@ -37,6 +39,8 @@ def main() -> None:
     document = Path(path)
     found: dict[str, Any] = json.loads(document.read_text()) if document.exists() else {"model": spec}
     warnings.simplefilter("ignore")
+    quicker.install()
+    gc.set_threshold(50_000, 20, 50)  # graphs hold many objects and few rings of them
     torch.set_num_threads(1)
 
     @cache

@@ -24,6 +24,7 @@ FORWARD = "forward"  # the method of a program that has one
 FLOAT = "float32"  # the model as it is
 INT8 = "int8"  # weights in int8; activations in 8 bits by ranges read from calibration batches
 INT8_DYNAMIC = "int8_dynamic"  # weights in int8; the kernel reads each activation's range as it runs
+INT4 = "int4"  # weights of linear layers in 4 bits, a scale for each group of inputs
 
 
 def only_method(methods: Mapping[str, Graph], target: str) -> Graph:
@@ -79,7 +80,12 @@ class Target(Protocol):
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """What a plan may ask of this runtime, out of FLOAT, INT8 and INT8_DYNAMIC."""
+        """What a plan may ask of this runtime, out of FLOAT, INT8, INT8_DYNAMIC and INT4."""
+        ...
+
+    @property
+    def int4_rows(self) -> bool:
+        """Whether its kernels of int4 weights round each row of activations to int8 as they run."""
         ...
 
     def installed(self) -> str | None:

@@ -16,6 +16,7 @@ import torch
 
 from compiler.compress.quantize import ir_filter, quantize_int8
 from compiler.compress.quantize_dynamic import quantize_dynamic
+from compiler.compress.quantize_int4 import quantize_int4
 from compiler.cost.composite import Composite, composite_graph
 from compiler.cost.kernel import Kernel, kernel_graph
 from compiler.cost.program import WholeProgram
@@ -29,7 +30,7 @@ from compiler.ir.graph import Graph, TensorType
 from compiler.ir.verify import verify
 from compiler.plan import Plan
 from compiler.records import Artifact
-from compiler.target import FORWARD, INT8_DYNAMIC, Target
+from compiler.target import FORWARD, INT4, INT8_DYNAMIC, Target, refuse_precision
 from devices.benchmark import Candidate
 from devices.database import MeasurementDatabase
 from devices.latency import CHAINS, Conditions, chain_label, conditions
@@ -80,6 +81,9 @@ def quantized_graph(kernel: Quantized, target: Target, seed: int = 0) -> Graph:
     """
     graph = kernel_graph(kernel.of, seed)
     names = frozenset(node.name for node in graph.ops())
+    if kernel.precision == INT4:
+        refuse_precision(INT4, target.precisions, target.name)
+        return quantize_int4(graph, names, target.int4_rows)
     quantizer = target.quantizer(ir_filter(names), kernel.precision)
     if kernel.precision == INT8_DYNAMIC:
         return quantize_dynamic(graph, names, quantizer)

@@ -1,21 +1,23 @@
-"""How a search rounds what it puts in int8: the steps of `compiler.compress.rounding` that help, by cost.
+"""How a search rounds what it puts in int8 or int4: the steps of `compiler.compress.rounding` that help, by cost.
 
 Rounding costs no time, so that it is no trade: each step is tried on top of those that were kept, with all
-in int8 that can be, and stays where the cost on half A falls by more than its standard error, paired by
-sample. Every plan of the search with int8 in it then rounds so.
+in the precision that can be, and stays where the cost on half A falls by more than its standard error, paired by
+sample. Every plan of the search with that precision in it then rounds so.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.compress.rounding import Steps, able
+from compiler.ir.graph import Graph
 from compiler.search.journal import Journal
+from compiler.target import INT4, INT8
 from edgewright.search_costs import CostReader
 from edgewright.search_samples import Sample
 from edgewright.search_structures import Structures
@@ -33,26 +35,38 @@ class Rounding:
     progress: Progress
 
     def chosen(self) -> Steps:
-        """Return the steps that help, in order; none where nothing can be int8."""
-        calibrated = self.structures.calibrated()
-        steps = able(calibrated.graph, calibrated.inputs)
-        found: list[str] = self.journal.once(lambda: list(self._search(steps)) if steps else [], "rounding")
+        """Return the steps that help, in order; none where nothing can be in a precision that has some."""
+        found: list[str] = self.journal.once(lambda: [*self._int8(), *self._int4()], "rounding")
         return tuple(found)
 
-    def _search(self, steps: Steps) -> Steps:
+    def _int8(self) -> Steps:
+        calibrated = self.structures.calibrated()
+        steps = able(calibrated.graph, calibrated.inputs)
+        return self._search(steps, INT8, lambda s: self.structures.calibrated(steps=s).full)
+
+    def _int4(self) -> Steps:
+        steps = able(self.structures.graph, self.structures.int4_layers(), INT4)
+        steps = steps if self.structures.int4_layers() else ()
+        return self._search(steps, INT4, self.structures.int4)
+
+    def _search(self, steps: Steps, precision: str, rounded: Callable[[Steps], Graph]) -> Steps:
+        if not steps:
+            return ()
         kept: Steps = ()
-        best = self._read(kept)
+        best = self._read(kept, precision, rounded)
         for step in steps:
             tried = (*kept, step)
-            found = self._read(tried)
+            found = self._read(tried, precision, rounded)
             falls = best - found
             error = falls.std(ddof=1) / math.sqrt(len(falls)) if len(falls) > 1 else 0.0
-            self.progress(f"round by {step}: cost of all in int8 {best.mean():.3g} to {found.mean():.3g}")
+            self.progress(f"round by {step}: cost of all in {precision} {best.mean():.3g} to {found.mean():.3g}")
             if falls.mean() > error:
                 kept, best = tried, found
         return kept
 
-    def _read(self, steps: Steps) -> NDArray[np.float64]:
-        full = self.structures.calibrated(steps=steps).full
+    def _read(
+        self, steps: Steps, precision: str, rounded: Callable[[Steps], Graph]
+    ) -> NDArray[np.float64]:
         name = "+".join(steps) or "nearest"
-        return self.costs.read({name: full}, self.samples, f"costs of rounding {name}")[name]
+        label = f"costs of rounding {precision}: {name}"
+        return self.costs.read({name: rounded(steps)}, self.samples, label)[name]

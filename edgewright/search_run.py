@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.compress.decision import Setting as StructureSetting
-from compiler.compress.rounding import ROUNDING, rounding
+from compiler.compress.rounding import ROUNDING
 from compiler.compress.segments import segments
 from compiler.compress.structure import structure_offers
 from compiler.device import DeviceProfile
@@ -29,7 +29,7 @@ from compiler.search.space import PRECISION
 from compiler.search.strategy import Setting as StrategySetting
 from compiler.search.strategy import open_strategy
 from compiler.search.trial import Outcome, Trial
-from compiler.target import INT8, INT8_DYNAMIC
+from compiler.target import INT4, INT8, INT8_DYNAMIC
 from devices.latency import conditions, latency_table
 from edgewright.compilation import assemble
 from edgewright.measuring import exclusive
@@ -138,17 +138,18 @@ def _structures(graph: Graph, halves: Halves, journal: Journal, setting: Setting
 
 
 def _precisions(structures: Structures, costs: CostReader, halves: Halves, setting: Setting) -> Precisions:
-    """Return what each precision can do for the merged model, and how int8 is rounded."""
+    """Return what each precision can do for the merged model, and how int8 and int4 are rounded."""
     if not setting.takes(PRECISION):
         return Precisions()
     calibrated = structures.calibrated()
     able = {INT8: calibrated.inputs | calibrated.outputs, INT8_DYNAMIC: structures.dynamic()}
+    able[INT4] = structures.int4_layers()
     found = {p: names for p, names in able.items() if names}
     if not setting.takes(ROUNDING):
         return Precisions(found)
     seen = halves.seen[:MOST_SAMPLES]
     steps = Rounding(structures, costs, seen, structures.journal, setting.progress).chosen()
-    return Precisions(found, rounding(steps))
+    return Precisions(found, steps)
 
 
 def _most_bytes(setting: Setting) -> float:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from compiler.compress.decision import KEEP, Offer
+from compiler.compress.rounding import Steps
 from compiler.compress.segments import Segment
 from compiler.cost.roofline import Roofline
 from compiler.ir.graph import Graph
-from compiler.plan import Decision
 from compiler.search.prior import price_by_node
 from compiler.search.space import PRECISION, Link, Overlap, Site, Space
 from compiler.target import FLOAT
@@ -21,10 +21,10 @@ MOST_SITES = 12  # of structural decisions
 
 @dataclass(frozen=True)
 class Precisions:
-    """The operations that can be run in each precision but float32, and what is decided beside int8."""
+    """The operations that can be run in each precision but float32, and the steps that round int8 and int4."""
 
     able: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    beside_int8: tuple[Decision, ...] = ()
+    rounding: Steps = ()
 
 
 def heaviest(graph: Graph, offers: Offers, prior: Roofline) -> Offers:
@@ -61,7 +61,7 @@ def make_space(
     changed = [*(offer.nodes for _, offer in offers), *(s.nodes for s in segments)]
     overlaps = _overlaps(graph, changed, first, prior)
     sites = (*structure, *precision)
-    return Space(sites, tuple(sorted(links, key=lambda k: (k.u, k.v))), overlaps, precisions.beside_int8)
+    return Space(sites, tuple(sorted(links, key=lambda k: (k.u, k.v))), overlaps, precisions.rounding)
 
 
 def _overlaps(

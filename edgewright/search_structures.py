@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from compiler.compress.apply import Calibrated, calibrate, choose, int8_nodes
+from compiler.compress.apply import Calibrated, calibrate, choose, nodes_in
 from compiler.compress.decision import Setting as StructureSetting
 from compiler.compress.quantize import ir_filter
 from compiler.compress.quantize_dynamic import dynamic_nodes, has_unwritten_rounding, quantize_dynamic
+from compiler.compress.quantize_int4 import int4_able, quantize_int4
 from compiler.compress.rounding import Steps, levelled, real, steps_of
 from compiler.compress.segments import Segment, carried
 from compiler.compress.structure import apply_structure, structural
@@ -22,7 +23,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.storage import load_graph, save_graph
 from compiler.plan import Plan
 from compiler.search.journal import Journal
-from compiler.target import INT8, INT8_DYNAMIC, Target
+from compiler.target import INT4, INT8, INT8_DYNAMIC, Target
 from edgewright.search_samples import Sample
 from edgewright.search_steps import counted
 from edgewright.stages import Progress
@@ -57,12 +58,12 @@ class Structures:
         structure, steps = structural(plan), steps_of(plan)
         graph = self.float(structure, steps)
         sites = carried(self.segments, graph)
-        static, dynamic = (int8_nodes(sites, plan, option) for option in (INT8, INT8_DYNAMIC))
+        static, dynamic, int4 = (nodes_in(sites, plan, option) for option in (INT8, INT8_DYNAMIC, INT4))
         if static:
             graph = choose(self.calibrated(structure, steps), static)
         if dynamic:
             graph = quantize_dynamic(graph, dynamic, self.target.quantizer(ir_filter(dynamic), INT8_DYNAMIC))
-        return graph
+        return self._int4(graph, int4, steps) if int4 else graph
 
     def sketch(self, plan: Plan) -> Graph:
         """Return the float graph of a plan's structure, fitted to few samples: its shapes are right.
@@ -104,6 +105,18 @@ class Structures:
             return frozenset()
         linear = frozenset(n for n in dynamic_nodes(full) if full.node(n).op == "aten.linear.default")
         return frozenset() if has_unwritten_rounding(full) else linear
+
+    def int4(self, steps: Steps = ()) -> Graph:
+        """Return the merged float graph with all that can be int4, rounded by steps."""
+        graph = self._levelled(real(steps))
+        return self._int4(graph, int4_able(graph), steps)
+
+    def int4_layers(self) -> frozenset[str]:
+        """Return the layers that can have int4 weights; none where the target has no kernel for them."""
+        return int4_able(self.graph) if INT4 in self.target.precisions else frozenset()
+
+    def _int4(self, graph: Graph, names: frozenset[str], steps: Steps) -> Graph:
+        return quantize_int4(gridded(graph, steps, names, self.samples, INT4), names, self.target.int4_rows)
 
     def _levelled(self, steps: Steps) -> Graph:
         if not steps:

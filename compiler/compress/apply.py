@@ -1,7 +1,7 @@
 r"""A plan's lossy decisions, applied to the merged graph: the one function that search and compile share.
 
     <site>             <structural method>  <option>
-    segment:<modules>  precision            float32 | int8 | int8_dynamic
+    segment:<modules>  precision            float32 | int8 | int8_dynamic | int4
     model              rounding             <step>+<step>
     model              heal                 <healer>+<healer>
 
@@ -21,7 +21,8 @@ and the weights of chosen consumers are int8. `quantised_places` tells which ope
 quantizer quantises at the output and at the inputs. Values that share one scale in the all-int8
 graph (a concatenation and its parts, a pooling and its input) keep sharing it.
 
-`int8_dynamic` reads no batches (`compiler.compress.quantize_dynamic`) and is applied behind `int8`.
+`int8_dynamic` (`compiler.compress.quantize_dynamic`) and `int4` (`compiler.compress.quantize_int4`) read no
+batches to be made, and are applied behind `int8`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ from compiler.compress.decision import Setting
 from compiler.compress.healing import HEAL, heal, healers_of
 from compiler.compress.quantize import NAMESPACE, Progress, ir_filter, quantize_int8, split
 from compiler.compress.quantize_dynamic import quantize_dynamic
-from compiler.compress.rounding import ROUNDING, Steps, gridded, levelled, steps_of
+from compiler.compress.quantize_int4 import quantize_int4
+from compiler.compress.rounding import ROUNDING, Steps, by_precision, gridded, levelled, steps_of
 from compiler.compress.segments import Segment, carried, segments
 from compiler.compress.structure import apply_structure, check_methods
 from compiler.errors import UnsupportedModelError, UsageError
@@ -46,9 +48,10 @@ from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Kind, Node, Operand, Value
 from compiler.ir.verify import verify
 from compiler.plan import Plan
-from compiler.target import FLOAT, INT8, INT8_DYNAMIC, Target, refuse_precision
+from compiler.target import FLOAT, INT4, INT8, INT8_DYNAMIC, Target, refuse_precision
 
 METHOD = "precision"
+PRECISIONS = (FLOAT, INT8, INT8_DYNAMIC, INT4)
 
 Quantizers = Callable[[Callable[[Any], bool]], Any]  # `Target.quantizer`
 
@@ -92,28 +95,36 @@ def apply_plan(
     """
     check_methods(plan, (METHOD, ROUNDING, HEAL))
     sites = segments(graph) if plan.decisions else ()
-    for option in (INT8, INT8_DYNAMIC):
-        if int8_nodes(sites, plan, option):
+    for option in (INT8, INT8_DYNAMIC, INT4):
+        if nodes_in(sites, plan, option):
             refuse_precision(option, target.precisions, target.name)
-    if (int8_nodes(sites, plan) or healers_of(plan)) and not batches:
+    if (nodes_in(sites, plan) or healers_of(plan) or steps_of(plan)) and not batches:
         raise UsageError(
-            "the plan quantizes or heals, which needs calibration batches: give --calibration data.py:batches"
+            "the plan quantizes, rounds or heals, which needs calibration batches: give --calibration data.py:batches"
         )
-    if steps_of(plan) and not int8_nodes(sites, plan):
-        raise UsageError(f"the plan decides {ROUNDING} {'+'.join(steps_of(plan))} and puts nothing in {INT8}")
+    _check_steps(sites, plan)
     samples = [sample for batch in batches for sample in split(graph, batch)]
     original = levelled(graph, steps_of(plan), samples)
     graph = apply_structure(original, plan, Setting(samples, donor=donor))
     sites = carried(sites, graph)
-    static, dynamic = (int8_nodes(sites, plan, option) for option in (INT8, INT8_DYNAMIC))
+    static, dynamic, int4 = (nodes_in(sites, plan, option) for option in (INT8, INT8_DYNAMIC, INT4))
     if static:
         graph = choose(calibrate(graph, target.quantizer, samples, progress, steps_of(plan)), static)
     if dynamic:
         graph = quantize_dynamic(graph, dynamic, target.quantizer(ir_filter(dynamic), INT8_DYNAMIC))
+    if int4:
+        graph = quantize_int4(gridded(graph, steps_of(plan), int4, samples, INT4), int4, target.int4_rows)
     return heal(graph, original, healers_of(plan), samples)
 
 
-def int8_nodes(sites: Sequence[Segment], plan: Plan, option: str = INT8) -> frozenset[str]:
+def _check_steps(sites: Sequence[Segment], plan: Plan) -> None:
+    """Refuse rounding steps of a precision that the plan puts nothing in."""
+    for precision, steps in by_precision(steps_of(plan)).items():
+        if not nodes_in(sites, plan, precision):
+            raise UsageError(f"the plan decides {ROUNDING} {'+'.join(steps)} and puts nothing in {precision}")
+
+
+def nodes_in(sites: Sequence[Segment], plan: Plan, option: str = INT8) -> frozenset[str]:
     """Return the nodes of the segments a plan puts in int8, or another option.
 
     Raises UsageError for a precision of an unknown segment, and for an unknown one.
@@ -123,10 +134,10 @@ def int8_nodes(sites: Sequence[Segment], plan: Plan, option: str = INT8) -> froz
     for d in decisions:
         if d.site not in members:
             raise UsageError(f"the plan names the site {d.site!r}; this model has {', '.join(members)}")
-        if d.option not in (FLOAT, INT8, INT8_DYNAMIC):
+        if d.option not in PRECISIONS:
             raise UsageError(
                 f"the plan decides {d.method} {d.option} at {d.site!r}; "
-                f"accepted: {METHOD} {FLOAT}, {INT8} or {INT8_DYNAMIC}"
+                f"accepted: {METHOD} {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}"
             )
     empty: frozenset[str] = frozenset()
     return empty.union(*(members[d.site] for d in decisions if d.option == option))

@@ -1,6 +1,6 @@
 r"""AWQ: before rounding, inputs that matter are given a finer grid, by as much as measured best.
 
-For a scale s of each input, the weights become
+For a scale s of each input, the weights are going to become
 
     :math:`\hat W = Q(W \,\mathrm{diag}(s)) \,\mathrm{diag}(s)^{-1}, \qquad
     s_j = \overline{|x_j|}^{\,a}, \quad a \in \{0, \tfrac1{20}, \dots, \tfrac{19}{20}\}`
@@ -45,9 +45,10 @@ class Choice:
 def awq(
     graph: Graph, names: Collection[str], samples: Sequence[Sequence[torch.Tensor]], grid: Grid
 ) -> tuple[Graph, dict[str, Choice]]:
-    """Return the graph with scaled and rounded weights, and what was chosen, by the source of each joint.
+    """Return the graph with its weights scaled for a grid, and what was chosen, by the source of each joint.
 
-    A joint of `compiler.compress.smooth_quant` is taken where all its readers are named; other named
+    The function stays (REAL): the weights are not rounded yet, so that it may be to the nearest or by
+    GPTQ. A joint of `compiler.compress.smooth_quant` is taken where all its readers are named; other named
     layers are left. Raises UsageError without samples, and where groups do not fill a row.
     """
     if not samples:
@@ -60,7 +61,7 @@ def awq(
         if node.name in found:
             joint = found[node.name]
             x = torch.cat([t.reshape(-1, t.shape[-1]) for t in track.read(joint.value)]).double()
-            choices[joint.source] = _round(editor, joint, x, grid)
+            choices[joint.source] = _scale(editor, joint, x, grid)
     result = editor.finish()
     verify(result)
     return result, choices
@@ -86,7 +87,7 @@ def _error(weights: Sequence[torch.Tensor], gram: torch.Tensor, scale: torch.Ten
     return float(sum(((d @ gram) * d).sum() for d in lost))
 
 
-def _round(editor: Editor, joint: Joint, inputs: torch.Tensor, grid: Grid) -> Choice:
+def _scale(editor: Editor, joint: Joint, inputs: torch.Tensor, grid: Grid) -> Choice:
     readers = [editor.graph.node(name) for name in joint.readers]
     weights = [_weight(editor.graph, node) for node in readers]
     choice = search([w.double() for w in weights], inputs, grid)
@@ -94,7 +95,7 @@ def _round(editor: Editor, joint: Joint, inputs: torch.Tensor, grid: Grid) -> Ch
     if choice.exponent:
         divide_source(editor, joint.source, scale, weights[0].dtype)
     for node, weight in zip(readers, weights, strict=True):
-        renew(editor, node, {"weight": grid.nearest((weight.double() * scale).to(weight.dtype))})
+        renew(editor, node, {"weight": (weight.double() * scale).to(weight.dtype)})
     return choice
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from compiler.compress.quantize_int4 import GROUP
 from compiler.cost.choices import Choice, Option
 from compiler.cost.kernel import Kernel, TensorSpec, kernel_call, kernel_of
 from compiler.cost.quantized import Quantized
 from compiler.ir.graph import Graph
 from compiler.merge.site import site
-from compiler.target import FLOAT, INT8, INT8_DYNAMIC
+from compiler.target import FLOAT, INT4, INT8, INT8_DYNAMIC
 
 STEP = 8  # channels: what a vector of int8, or two of float32, holds on Arm
 SHARES = (0.75, 0.5)
@@ -56,6 +57,10 @@ def _precisions(kernel: Kernel, has: Collection[str]) -> Iterator[Option]:
         yield Option(INT8, (Quantized(kernel, INT8),))
     if INT8_DYNAMIC in has and kernel.op == "aten.linear.default":  # runtimes have few others
         yield Option(INT8_DYNAMIC, (Quantized(kernel, INT8_DYNAMIC),))
+    if INT4 in has and kernel.op == "aten.linear.default":
+        weight: TensorSpec = dict(kernel.operands)["weight"]
+        if weight.shape[1] % GROUP == 0:
+            yield Option(INT4, (Quantized(kernel, INT4),))
 
 
 def _widths(kernel: Kernel, step: int) -> Iterator[Option]:

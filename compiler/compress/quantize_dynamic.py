@@ -13,6 +13,7 @@ from collections.abc import Collection
 from typing import Any
 
 from compiler.compress.quantize import NAMESPACE, check_done, is_static, with_quantizer
+from compiler.compress.quantize_int4 import int4_nodes
 from compiler.export import example_inputs
 from compiler.ir.graph import Graph, Node
 
@@ -45,5 +46,6 @@ def is_dynamic(graph: Graph, node: Node) -> bool:
 
 def has_unwritten_rounding(graph: Graph) -> bool:
     """Tell whether kernels round activations in a way that the graph does not hold."""
-    inputs = (dict(graph.node(name).values())["input"] for name in dynamic_nodes(graph))
+    names = dynamic_nodes(graph) - int4_nodes(graph)  # int4 rounds where the graph says so, or not at all
+    inputs = (dict(graph.node(name).values())["input"] for name in names)
     return any(not graph.producer(x).op.startswith(f"{NAMESPACE}dequantize") for x in inputs)

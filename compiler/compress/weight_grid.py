@@ -21,10 +21,14 @@ LEAST_SCALE = 2.0**-24  # what a row of zeros gets
 
 @dataclass(frozen=True)
 class Grid:
-    """`bits` a weight; `group` inputs share a scale, all of a row where it is None."""
+    """`bits` a weight; `group` inputs share a scale, all of a row where it is None.
+
+    Scales are rounded to what `scales_dtype` holds, to which kernels may round them anyway.
+    """
 
     bits: int = 8
     group: int | None = None
+    scales_dtype: torch.dtype = torch.float32
 
     @property
     def top(self) -> int:
@@ -42,7 +46,7 @@ class Grid:
         """Return the scale of each weight, [out, in], in the weights' own dtype."""
         count = self.groups(rows.shape[1])
         peak = rows.reshape(len(rows), count, -1).abs().amax(2, keepdim=True)
-        scale = (peak / self.top).clamp_min(LEAST_SCALE)
+        scale = (peak / self.top).clamp_min(LEAST_SCALE).to(self.scales_dtype).to(peak.dtype)
         return scale.expand(-1, -1, rows.shape[1] // count).reshape(rows.shape)
 
     def peaks(self, rows: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ Sites that change the graph's structure stand before those that choose a precisi
 the graph is what a precision is then chosen for.
 
     Link(u, v)      two precision sites exchange values: where their formats differ, every value that
-                    crosses is converted, and that takes time. int8_dynamic reads and writes float values
+                    crosses is converted, and that takes time. int8_dynamic and int4 read and write float values
     Overlap(u, v)   two sites change the same operations: together they save less than the sum of
                     what each saves alone, because what the one takes away the other cannot speed up
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from compiler.compress.rounding import ROUNDING, Steps, by_precision, rounding
 from compiler.errors import UsageError
 from compiler.plan import Decision, Plan
 from compiler.target import FLOAT, INT8
@@ -62,13 +63,13 @@ class Overlap:
 class Space:
     """All choices of one search: its sites, the links and the overlaps between them.
 
-    `beside_int8` holds decisions that a plan takes wherever it puts something in int8, and nowhere else.
+    `rounding` holds the steps that a plan takes wherever it puts something in their precision.
     """
 
     sites: tuple[Site, ...]
     links: tuple[Link, ...] = ()
     overlaps: tuple[Overlap, ...] = ()
-    beside_int8: tuple[Decision, ...] = ()
+    rounding: Steps = ()
 
     @property
     def base(self) -> Choice:
@@ -114,8 +115,9 @@ class Space:
         pairs = zip(self.sites, choice, strict=True)
         said = ((s, o) for s, o in pairs if o or s.method == PRECISION)
         decisions = [Decision(s.name, s.method, s.options[o]) for s, o in said]
-        int8 = any(d.method == PRECISION and d.option == INT8 for d in decisions)
-        return Plan((*decisions, *(self.beside_int8 if int8 else ())))
+        taken = {d.option for d in decisions if d.method == PRECISION}
+        steps = by_precision(self.rounding)
+        return Plan((*decisions, *rounding(tuple(s for p in steps if p in taken for s in steps[p]))))
 
     def choice(self, plan: Plan) -> Choice:
         """Return the choice a plan makes; a site it is silent on is kept.
@@ -124,7 +126,8 @@ class Space:
         """
         known = {(s.name, s.method) for s in self.sites}
         for d in plan.decisions:
-            if d not in self.beside_int8 and (d.site, d.method) not in known:
+            ours = d.method == ROUNDING and set(d.option.split("+")) <= set(self.rounding)
+            if not ours and (d.site, d.method) not in known:
                 have = ", ".join(sorted(f"{site} {method}" for site, method in known))
                 raise UsageError(f"the plan decides {d.method} at {d.site!r}; this model has: {have}")
         return tuple(_index(s, plan.option(s.name, s.method)) for s in self.sites)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.records import Artifact, RunSpec
-from compiler.target import FLOAT, INT8, INT8_DYNAMIC, refuse_precision
+from compiler.target import FLOAT, INT4, INT8, INT8_DYNAMIC, refuse_precision
 from targets.sdk import missing, versions
 from targets.serving import served
 
@@ -32,7 +32,8 @@ class LiteRT:
     name: str = "litert"
     folds_at_load: bool = False
     depthwise_taps: int | None = 25  # 5x5, XNNPACK's largest
-    precisions: tuple[str, ...] = (FLOAT, INT8, INT8_DYNAMIC)
+    precisions: tuple[str, ...] = (FLOAT, INT8, INT8_DYNAMIC, INT4)
+    int4_rows: bool = True  # XNNPACK: qd8-f32-qb4w
 
     def installed(self) -> str | None:
         """Return None when the SDK can be imported, else what to install."""

@@ -3,7 +3,8 @@ r"""Rewrites a graph into equal operations that the converter takes, before it s
 - An int8 weight read back by a dequantize, :math:`s (q - z)`, becomes the float weight with a quantize
   and a dequantize behind it: the converter knows a kernel's int8 weight by that pair, and stores it
   as :math:`q` again. The float weight is a point of the grid, so that the pair gives it back. Where
-  the input stays float there is no such pair: `targets.litert.dynamic` writes the codes into the file.
+  the input stays float there is no such pair: `targets.litert.dynamic` writes the codes into the file. So
+  it does for int4 weights, whose kernel rounds the rows of its input as the graph says it.
 - BatchNorm becomes :math:`s x + t`, and `repeat` concatenations: where litert-torch 0.10 moves channels
   behind, it leaves a `repeat` counting in the old order. An expansion that it leaves so, in front of what
   broadcasts anyway, is taken away; one of five axes, which it loses behind a transposition, becomes a
@@ -22,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compiler.compress.quantize_dynamic import is_dynamic
+from compiler.compress.quantize_int4 import DEQUANTIZE as GROUPED
 from compiler.evaluate import run_node
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, Value
@@ -58,6 +60,12 @@ def stored_weight(editor: Editor, node: Node) -> Sequence[Value]:
     codes = editor.op(QUANTIZED + kind, operands, [stored_type], name, *rest, before=node.name)
     back = {key: v for key, v in node.operands if key != "input"} | {"input": codes}
     return (editor.op(node.op, back, [node.type], f"{node.name}_dq", *rest, before=node.name),)
+
+
+def rounded_rows(editor: Editor, node: Node) -> Sequence[Value]:
+    """Drop the rounding of rows of an activation: the kernel of an int4 weight makes it."""
+    quantize = editor.graph.producer(node.operand("input"))
+    return (quantize.operand("input"),)
 
 
 def repeat(editor: Editor, node: Node) -> Sequence[Value]:
@@ -163,4 +171,6 @@ RULES: Mapping[str, Rule] = {
     "aten.conv_transpose2d.input": transposed,
     "quantized_decomposed.dequantize_per_channel.default": stored_weight,
     "quantized_decomposed.dequantize_per_tensor.default": stored_weight,
+    GROUPED: stored_weight,
+    "quantized_decomposed.dequantize_per_token.default": rounded_rows,
 }

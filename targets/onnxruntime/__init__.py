@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.records import Artifact, RunSpec
-from compiler.target import FLOAT, INT8, only_method, refuse_precision
+from compiler.target import FLOAT, INT4, INT8, only_method, refuse_precision
 from targets.sdk import missing, versions
 from targets.serving import served
 
@@ -31,7 +31,8 @@ class OnnxRuntime:
     name: str = "onnxruntime"
     folds_at_load: bool = True
     depthwise_taps: int | None = None
-    precisions: tuple[str, ...] = (FLOAT, INT8)
+    precisions: tuple[str, ...] = (FLOAT, INT8, INT4)
+    int4_rows: bool = False  # MatMulNBits multiplies floats
 
     def installed(self) -> str | None:
         """Return None when the SDK can be imported, else what to install."""

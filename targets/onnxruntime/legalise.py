@@ -18,6 +18,7 @@ from typing import Any
 
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, TensorType, Value
+from targets.onnxruntime.int4 import int4_linear
 from targets.rewriting import Maker, Rule, rewrite
 
 QUANTIZE = "quantized_decomposed.quantize_per_tensor.default"
@@ -93,6 +94,7 @@ def mean(editor: Editor, node: Node) -> Sequence[Value]:
 
 
 RULES: Mapping[str, Rule] = {
+    "aten.linear.default": int4_linear,
     "aten.relu.default": clamp,
     "aten.hardtanh.default": clamp,
     "aten.mean.dim": mean,

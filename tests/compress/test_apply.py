@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from compiler.compress.apply import apply_plan, calibrate, choose, int8_nodes
+from compiler.compress.apply import apply_plan, calibrate, choose, nodes_in
 from compiler.compress.quantize import ir_filter, quantize_int8, quantized_nodes
 from compiler.compress.segments import segments
 from compiler.errors import UnsupportedModelError, UsageError
@@ -119,7 +119,7 @@ def test_a_plan_is_replayed(graph, calibrated, batches):
     plan = Plan(
         tuple(Decision(s.site, "precision", "int8" if i == 2 else "float32") for i, s in enumerate(sites))
     )
-    assert int8_nodes(sites, plan) == sites[2].nodes
+    assert nodes_in(sites, plan) == sites[2].nodes
     assert apply_plan(graph, plan, TARGET, batches) == choose(calibrated, sites[2].nodes)
 
 

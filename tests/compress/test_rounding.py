@@ -6,6 +6,7 @@ from torch import nn
 
 from compiler.compress.apply import apply_plan, calibrate, choose
 from compiler.compress.quantize import quantized_nodes
+from compiler.compress.quantize_int4 import int4_able, quantize_int4
 from compiler.compress.rounding import STEPS, able, gridded, levelled, real, rounding, steps_of
 from compiler.compress.segments import segments
 from compiler.compress.weight_grid import Grid
@@ -16,6 +17,7 @@ from compiler.frontends.torch_export import import_model
 from compiler.ir.edit import Editor
 from compiler.passes import PIPELINE
 from compiler.plan import Decision, Plan
+from compiler.target import INT4
 from targets import get_target
 
 pytestmark = pytest.mark.target
@@ -64,7 +66,8 @@ def int8(graph, steps):
 
 def test_every_step_is_known_where_it_has_something_to_do(graph):
     everything = [n.name for n in graph.ops()]
-    assert able(graph, everything) == tuple(s.name for s in STEPS) == ("equalize", "smooth_quant", "gptq")
+    assert able(graph, everything) == ("equalize", "smooth_quant", "gptq")
+    assert tuple(s.name for s in STEPS) == ("equalize", "smooth_quant", "gptq", "awq", "int4_gptq")
     assert able(graph, ()) == ("equalize", "smooth_quant") == real(able(graph, everything))
 
 
@@ -114,11 +117,45 @@ def test_a_plan_that_rounds_is_replayed(graph):
     assert apply_plan(graph, plan, TARGET, SAMPLES) == int8(graph, steps)
 
 
+class Tokens(nn.Module):
+    """A norm with outliers before a gated pair, correlated inputs behind it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.norm, self.up, self.gate = nn.LayerNorm(64), nn.Linear(64, 96), nn.Linear(64, 96)
+        self.down = nn.Linear(96, 64)
+        with torch.no_grad():
+            self.norm.weight[::7] *= 20
+
+    def forward(self, x):
+        h = self.norm(x)
+        return self.down(nn.functional.silu(self.up(h)) * self.gate(h))
+
+
+def test_each_step_of_int4_loses_less_than_the_one_before():
+    mix = torch.randn(8, 64, generator=torch.Generator().manual_seed(9))
+    samples = [(torch.randn(40, 8, generator=torch.Generator().manual_seed(s)) @ mix,) for s in range(6)]
+    graph = import_model(Tokens().eval(), samples[0])
+    names = int4_able(graph)
+    assert able(graph, names, INT4) == ("awq", "int4_gptq") and real(("awq", "int4_gptq")) == ("awq",)
+
+    def lost(*steps):
+        level = levelled(graph, steps, samples)
+        made = quantize_int4(gridded(level, steps, names, samples, INT4), names, rows=False)
+        return far(graph, made, samples)
+
+    assert far(graph, levelled(graph, ("awq",), samples), samples) < 1e-10
+    nearest, awq, both = lost(), lost("awq"), lost("awq", "int4_gptq")
+    assert both < 0.8 * awq and awq < 0.9 * nearest, (nearest, awq, both)
+
+
 @pytest.mark.parametrize(
     ("precision", "option", "message"),
     [
-        ("int8", "up", "rounds by 'up'; steps are: equalize, smooth_quant, gptq"),
+        ("int8", "up", "rounds by 'up'; steps are: equalize, smooth_quant, gptq, awq, int4_gptq"),
         ("float32", "equalize", "rounding equalize and puts nothing in int8"),
+        ("int8", "equalize+awq", "rounding awq and puts nothing in int4"),
     ],
 )
 def test_a_rounding_that_cannot_be_is_told(graph, precision, option, message):

@@ -1,4 +1,4 @@
-"""A search's precisions: how int8 is rounded is chosen by cost, and int8_dynamic stands beside int8."""
+"""A search's precisions: how each is rounded is chosen by cost; int8_dynamic and int4 stand beside int8."""
 
 import json
 from dataclasses import replace
@@ -34,7 +34,7 @@ def test_int8_is_rounded_by_what_helps_and_a_search_that_goes_on_rounds_as_it_di
     monkeypatch.setattr(rounding, "STEPS", rounding.STEPS[:1])
     halves, told = halve(uneven().graph, images(16)), []
     with opened(uneven(), halves, replace(setting, progress=told.append)) as lab:
-        assert lab.space.beside_int8 == ()  # precision is taken alone
+        assert lab.space.rounding == ()  # precision is taken alone
     for _ in range(2):
         asked = replace(setting, progress=told.append, methods=("precision", "rounding"))
         with opened(uneven(), halves, asked) as lab:

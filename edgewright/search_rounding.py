@@ -1,8 +1,8 @@
-"""How a search rounds what it puts in int8 or int4: the steps of `compiler.compress.rounding` that help, by cost.
+"""How a search rounds int8 and int4: those steps of `compiler.compress.rounding` that help, by cost.
 
-Rounding costs no time, so that it is no trade: each step is tried on top of those that were kept, with all
-in the precision that can be, and stays where the cost on half A falls by more than its standard error, paired by
-sample. Every plan of the search with that precision in it then rounds so.
+Rounding costs no time, so that it is no trade: each step is tried on top of those that were kept, with
+all in its precision that can be, and stays where the cost on half A falls by more than its standard
+error, paired by sample. Every plan of the search with that precision in it then rounds so.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ class Rounding:
             found = self._read(tried, precision, rounded)
             falls = best - found
             error = falls.std(ddof=1) / math.sqrt(len(falls)) if len(falls) > 1 else 0.0
-            self.progress(f"round by {step}: cost of all in {precision} {best.mean():.3g} to {found.mean():.3g}")
+            self.progress(
+                f"round by {step}: cost of all in {precision} {best.mean():.3g} to {found.mean():.3g}"
+            )
             if falls.mean() > error:
                 kept, best = tried, found
         return kept
 
-    def _read(
-        self, steps: Steps, precision: str, rounded: Callable[[Steps], Graph]
-    ) -> NDArray[np.float64]:
+    def _read(self, steps: Steps, precision: str, rounded: Callable[[Steps], Graph]) -> NDArray[np.float64]:
         name = "+".join(steps) or "nearest"
         label = f"costs of rounding {precision}: {name}"
         return self.costs.read({name: rounded(steps)}, self.samples, label)[name]

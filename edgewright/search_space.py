@@ -21,7 +21,7 @@ MOST_SITES = 12  # of structural decisions
 
 @dataclass(frozen=True)
 class Precisions:
-    """The operations that can be run in each precision but float32, and the steps that round int8 and int4."""
+    """The operations that can be run in each precision but float32, and how int8 and int4 are rounded."""
 
     able: Mapping[str, frozenset[str]] = field(default_factory=dict)
     rounding: Steps = ()

@@ -15,7 +15,7 @@ from compiler.compress.decision import Setting as StructureSetting
 from compiler.compress.quantize import ir_filter
 from compiler.compress.quantize_dynamic import dynamic_nodes, has_unwritten_rounding, quantize_dynamic
 from compiler.compress.quantize_int4 import int4_able, quantize_int4
-from compiler.compress.rounding import Steps, levelled, real, steps_of
+from compiler.compress.rounding import Steps, gridded, levelled, real, steps_of
 from compiler.compress.segments import Segment, carried
 from compiler.compress.structure import apply_structure, structural
 from compiler.errors import UnsupportedModelError

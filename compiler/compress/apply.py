@@ -100,7 +100,8 @@ def apply_plan(
             refuse_precision(option, target.precisions, target.name)
     if (nodes_in(sites, plan) or healers_of(plan) or steps_of(plan)) and not batches:
         raise UsageError(
-            "the plan quantizes, rounds or heals, which needs calibration batches: give --calibration data.py:batches"
+            "the plan quantizes, rounds or heals, which needs calibration batches: "
+            "give --calibration data.py:batches"
         )
     _check_steps(sites, plan)
     samples = [sample for batch in batches for sample in split(graph, batch)]

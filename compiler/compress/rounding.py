@@ -7,9 +7,10 @@ r"""How what a plan puts in int8 or int4 is rounded: `model  rounding  STEP+STEP
     int4_gptq      int4: as gptq, on the grid of int4
 
 What is equal over the reals is done to the merged float graph, before its structure changes and before
-ranges are read, so that every later step has layers of the same scale to compare with. A weight is put on
-the grid only where it is read in that precision; what stays float keeps it. None of it costs time on a device. What
-moves the constants of a graph that is int8 already is healing (`compiler.compress.heal`).
+ranges are read, so that every later step has layers of the same scale to compare with. A weight is put
+on the grid only where it is read in that precision; what stays float keeps it. None of it costs time on
+a device. What moves the constants of a graph that is quantized already is healing
+(`compiler.compress.heal`).
 """
 
 from __future__ import annotations

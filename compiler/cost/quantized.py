@@ -1,9 +1,9 @@
 """One call in int8: what a runtime takes for it between floats, its conversions included.
 
-Its program is the float kernel's with the target's own quantizer run over it, so the input is quantised and
-the output dequantised in it (`int8`), or the activation's range read as it runs (`int8_dynamic`, `int4`). In a
-model whose neighbours are int8 too, those conversions fall away: a float kernel that loses against this
-one loses in a model by more.
+Its program is the float kernel's with the target's own quantizer run over it, so the input is quantised
+and the output dequantised in it (`int8`), or the activation's range read as it runs (`int8_dynamic`,
+`int4`). In a model whose neighbours are int8 too, those conversions fall away: a float kernel that loses
+against this one loses in a model by more.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ Sites that change the graph's structure stand before those that choose a precisi
 the graph is what a precision is then chosen for.
 
     Link(u, v)      two precision sites exchange values: where their formats differ, every value that
-                    crosses is converted, and that takes time. int8_dynamic and int4 read and write float values
+                    crosses is converted, and that takes time. int8_dynamic and int4 read and write
+                    float values
     Overlap(u, v)   two sites change the same operations: together they save less than the sum of
                     what each saves alone, because what the one takes away the other cannot speed up
 """

@@ -77,7 +77,9 @@ def with_codes(model: bytes, weights: Mapping[bytes, Codes]) -> bytes:
                     places.setdefault(key, len(tree.buffers))
                     _store(tree, subgraph, tensor, weights[key], places[key], schema)
     if missing := len(weights) - len(places):
-        raise UnsupportedModelError(f"{missing} of {len(weights)} integer weights are not in the converted file")
+        raise UnsupportedModelError(
+            f"{missing} of {len(weights)} integer weights are not in the converted file"
+        )
     _drop_unread(tree)
     builder = flatbuffers.Builder(len(model))
     builder.Finish(tree.Pack(builder), IDENTIFIER)

@@ -49,9 +49,7 @@ def int4_linear(editor: Editor, node: Node) -> Sequence[Value]:
         "version": 1,
     }
     hint = f"{node.name}_int4"
-    return (
-        editor.op(SYMBOLIC, operands, [node.type], hint, node.origin, node.source, before=node.name),
-    )
+    return (editor.op(SYMBOLIC, operands, [node.type], hint, node.origin, node.source, before=node.name),)
 
 
 def packed(codes: torch.Tensor) -> torch.Tensor:

@@ -87,5 +87,5 @@ def test_a_row_is_rounded_once_for_all_its_readers_by_its_own_range(graph):
 
 
 def test_what_cannot_be_int4_is_refused_with_what_can(graph):
-    with pytest.raises(UnsupportedModelError, match="none of the 1 .* multiple of 32"):
+    with pytest.raises(UnsupportedModelError, match=r"none of the 1 .* multiple of 32"):
         quantize_int4(graph, layers(graph, "down"), rows=False)

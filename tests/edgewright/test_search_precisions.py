@@ -6,11 +6,13 @@ from functools import cache
 
 import pytest
 import torch
+from torch import nn
 
 from compiler.compress import rounding
 from compiler.compress.decision import Setting as StructureSetting
+from compiler.compress.quantize_int4 import int4_nodes
 from compiler.search.journal import Journal
-from compiler.target import INT8, INT8_DYNAMIC
+from compiler.target import INT4, INT8, INT8_DYNAMIC
 from edgewright.models import load_model
 from edgewright.search_run import opened, run_search
 from edgewright.search_samples import halve
@@ -54,6 +56,36 @@ def test_dynamic_int8_is_an_option_where_a_linear_layer_is(setting, monkeypatch)
     assert options[0] == ("float32", INT8) and options[-1] == ("float32", INT8, INT8_DYNAMIC)
     tried = {t["variant"] for t in json.loads((setting.out / "tried.json").read_text())["tried"]}
     assert tried >= {"float32", INT8} and any(INT8_DYNAMIC in variant for variant in tried)
+
+
+class Heads(nn.Module):
+    """A layer whose rows hold no whole groups, and one whose do."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = nn.Conv2d(3, 40, 3), nn.LayerNorm(40)
+        self.up, self.down = nn.Linear(40, 64), nn.Linear(64, 10)
+        with torch.no_grad():
+            self.up.weight[::9] *= 20  # outliers, which smoothing would move
+
+    def forward(self, x):
+        return self.down(torch.relu(self.up(self.norm(self.conv(x).mean((2, 3))))))
+
+
+def test_int4_is_an_option_where_whole_groups_are_and_rounded_by_what_helps(setting):
+    heads, told = prepare(load_model(Heads().eval(), torch.randn(1, 3, 8, 8))), []
+    halves, target = halve(heads.graph, images(16)), Paper(precisions=("float32", INT8, INT4))
+    asked = replace(setting, target=target, progress=told.append, methods=("precision", "rounding"))
+    with opened(heads, halves, asked) as lab:
+        space, made = lab.space, lab.graph(lab.space.uniform(INT4))
+    with_int4 = [site.name for site in space.sites if INT4 in site.options]
+    assert with_int4 == [site.name for site in space.sites if "down" in site.name]
+    assert [made.node(name).origin for name in int4_nodes(made)] == ["down"]
+    assert any(line.startswith("round by int4_gptq: cost of all in int4") for line in told)
+    plan, base = space.plan(space.uniform(INT4)), space.plan(space.base)
+    assert set((plan.option("model", "rounding") or "").split("+")) <= {"", "awq", "int4_gptq"}
+    assert base.option("model", "rounding") is None and space.choice(plan) == space.uniform(INT4)
 
 
 def test_a_runtime_that_rounds_without_saying_so_has_no_dynamic_option(setting, monkeypatch, tmp_path):

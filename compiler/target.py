@@ -84,8 +84,8 @@ class Target(Protocol):
         ...
 
     @property
-    def int4_rows(self) -> bool:
-        """Whether its kernels of int4 weights round each row of activations to int8 as they run."""
+    def rounds_rows(self) -> bool:
+        """Whether its linear layers with integer weights round each row of a float input to int8."""
         ...
 
     def installed(self) -> str | None:

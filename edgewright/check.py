@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from compiler.compress.quantize_dynamic import has_unwritten_rounding
+from compiler.compress.quantize_dynamic import unwritten_nodes
 from compiler.device import DeviceProfile
 from compiler.errors import NumericError
 from compiler.evaluate import evaluate
@@ -111,7 +111,7 @@ def _judge_compressed(
     emulated = evaluate(compressed.graph, case.call)
     far = [c for c in report(case.name, found, case.double) if c.output not in ranked]
     orders = report_rankings(case.name, _tensors(found), _tensors(case.double), ranked)
-    dynamic = has_unwritten_rounding(compressed.graph)
+    dynamic = bool(unwritten_nodes(compressed.graph))
     return [*judge_lossy(case.name, found, emulated, case.single, dynamic), *far, *orders]
 
 

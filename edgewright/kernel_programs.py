@@ -83,10 +83,10 @@ def quantized_graph(kernel: Quantized, target: Target, seed: int = 0) -> Graph:
     names = frozenset(node.name for node in graph.ops())
     if kernel.precision == INT4:
         refuse_precision(INT4, target.precisions, target.name)
-        return quantize_int4(graph, names, target.int4_rows)
+        return quantize_int4(graph, names, target.rounds_rows)
     quantizer = target.quantizer(ir_filter(names), kernel.precision)
     if kernel.precision == INT8_DYNAMIC:
-        return quantize_dynamic(graph, names, quantizer)
+        return quantize_dynamic(graph, names, quantizer, target.rounds_rows)
     generator = torch.Generator().manual_seed(seed)
     shapes = [tuple(hint(graph, d) for d in node.type.shape) for node in graph.inputs()]
     batches = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(RANGE_BATCHES)]

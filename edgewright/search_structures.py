@@ -13,7 +13,7 @@ from pathlib import Path
 from compiler.compress.apply import Calibrated, calibrate, choose, nodes_in
 from compiler.compress.decision import Setting as StructureSetting
 from compiler.compress.quantize import ir_filter
-from compiler.compress.quantize_dynamic import dynamic_nodes, has_unwritten_rounding, quantize_dynamic
+from compiler.compress.quantize_dynamic import dynamic_nodes, quantize_dynamic, unwritten_nodes
 from compiler.compress.quantize_int4 import int4_able, quantize_int4
 from compiler.compress.rounding import Steps, gridded, levelled, real, steps_of
 from compiler.compress.segments import Segment, carried
@@ -62,7 +62,7 @@ class Structures:
         if static:
             graph = choose(self.calibrated(structure, steps), static)
         if dynamic:
-            graph = quantize_dynamic(graph, dynamic, self.target.quantizer(ir_filter(dynamic), INT8_DYNAMIC))
+            graph = self._dynamic(graph, dynamic)
         return self._int4(graph, int4, steps) if int4 else graph
 
     def sketch(self, plan: Plan) -> Graph:
@@ -95,16 +95,16 @@ class Structures:
     def dynamic(self) -> frozenset[str]:
         """Return the linear layers whose kernels can read ranges as they run.
 
-        A runtime that rounds activations without the graph saying so has none: a cost read from the graph
-        would leave that rounding out. Runtimes have few such kernels for other layers.
+        Where a runtime rounds activations without the graph saying so, a cost read from the graph would
+        leave that rounding out. Runtimes have few such kernels for other layers.
         """
         names = frozenset(n.name for n in self.graph.ops())
         try:
-            full = quantize_dynamic(self.graph, names, self.target.quantizer(ir_filter(names), INT8_DYNAMIC))
+            full = self._dynamic(self.graph, names)
         except UnsupportedModelError:  # the target has none, or none for what is here
             return frozenset()
-        linear = frozenset(n for n in dynamic_nodes(full) if full.node(n).op == "aten.linear.default")
-        return frozenset() if has_unwritten_rounding(full) else linear
+        named = dynamic_nodes(full) - unwritten_nodes(full)
+        return frozenset(n for n in named if full.node(n).op == "aten.linear.default")
 
     def int4(self, steps: Steps = ()) -> Graph:
         """Return the merged float graph with all that can be int4, rounded by steps."""
@@ -115,8 +115,12 @@ class Structures:
         """Return the layers that can have int4 weights; none where the target has no kernel for them."""
         return int4_able(self.graph) if INT4 in self.target.precisions else frozenset()
 
+    def _dynamic(self, graph: Graph, names: frozenset[str]) -> Graph:
+        quantizer = self.target.quantizer(ir_filter(names), INT8_DYNAMIC)
+        return quantize_dynamic(graph, names, quantizer, self.target.rounds_rows)
+
     def _int4(self, graph: Graph, names: frozenset[str], steps: Steps) -> Graph:
-        return quantize_int4(gridded(graph, steps, names, self.samples, INT4), names, self.target.int4_rows)
+        return quantize_int4(gridded(graph, steps, names, self.samples, INT4), names, self.target.rounds_rows)
 
     def _levelled(self, steps: Steps) -> Graph:
         if not steps:

@@ -1,4 +1,4 @@
-"""Our own PT2E quantizer, for runtimes whose SDK brings none: static int8 of selected nodes, nothing else.
+"""Our own PT2E quantizer, for runtimes whose SDK brings none: int8 of selected nodes, nothing else.
 
 Activations are affine uint8 per tensor, weights symmetric int8 per output channel, in [-127, 127]. It is
 the pair that ONNX Runtime's kernels read as it is on every processor: on x86 the instructions multiply
@@ -12,6 +12,8 @@ An operation with an int8 kernel is annotated together with the clamp behind it 
 them, takes the scale of what it reads, so that it runs on the stored bytes. A concatenation does not:
 its parts keep their own scales, which the kernel translates by a table, and a relu before it stays
 part of its convolution.
+
+Dynamic int8 has the same codes, with the range of a linear layer's whole input read as it runs.
 """
 
 from __future__ import annotations
@@ -21,7 +23,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torchao.quantization.pt2e.observer import HistogramObserver, PerChannelMinMaxObserver
+from torchao.quantization.pt2e.observer import (
+    HistogramObserver,
+    PerChannelMinMaxObserver,
+    PlaceholderObserver,
+)
 from torchao.quantization.pt2e.quantizer import (
     QuantizationAnnotation,
     QuantizationSpec,
@@ -50,6 +56,15 @@ WEIGHT = QuantizationSpec(
 )
 
 
+DYNAMIC = QuantizationSpec(
+    dtype=torch.uint8,
+    quant_min=0,
+    quant_max=255,
+    qscheme=torch.per_tensor_affine,
+    is_dynamic=True,
+    observer_or_fake_quant_ctr=PlaceholderObserver.with_args(eps=LEAST_SCALE),
+)
+
 WEIGHTED = frozenset(
     {
         aten.linear.default,
@@ -76,14 +91,19 @@ SHARING = CLAMPS | {
 class SelectiveQuantizer(Quantizer):  # type: ignore[misc]
     """Annotates the operations for which `selected` holds."""
 
-    def __init__(self, selected: Callable[[Any], bool]) -> None:
-        """Take the predicate on FX nodes."""
+    def __init__(self, selected: Callable[[Any], bool], dynamic: bool = False) -> None:
+        """Take the predicate on FX nodes, and whether ranges of activations are read as they run."""
         super().__init__()
-        self.selected = selected
+        self.selected, self.dynamic = selected, dynamic
 
     def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
         """Annotate each selected pattern, then what shares its input's scale."""
         nodes = [n for n in model.graph.nodes if n.op == "call_function" and self.selected(n)]
+        if self.dynamic:
+            for node in nodes:
+                if node.target is aten.linear.default and (inputs := quantized_inputs(node)) is not None:
+                    mark(node, inputs | {node.args[0]: DYNAMIC}, None)
+            return model
         for node in nodes:
             if (inputs := quantized_inputs(node)) is not None:
                 self._mark(node, inputs)

@@ -112,9 +112,10 @@ def apply_plan(
     if static:
         graph = choose(calibrate(graph, target.quantizer, samples, progress, steps_of(plan)), static)
     if dynamic:
-        graph = quantize_dynamic(graph, dynamic, target.quantizer(ir_filter(dynamic), INT8_DYNAMIC))
+        quantizer = target.quantizer(ir_filter(dynamic), INT8_DYNAMIC)
+        graph = quantize_dynamic(graph, dynamic, quantizer, target.rounds_rows)
     if int4:
-        graph = quantize_int4(gridded(graph, steps_of(plan), int4, samples, INT4), int4, target.int4_rows)
+        graph = quantize_int4(gridded(graph, steps_of(plan), int4, samples, INT4), int4, target.rounds_rows)
     return heal(graph, original, healers_of(plan), samples)
 
 

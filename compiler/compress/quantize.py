@@ -93,7 +93,7 @@ def is_static(graph: Graph, node: Node) -> bool:
 
 def _has_range(node: Node) -> bool:
     """Tell whether a value is dequantized by a scale that was fixed beforehand."""
-    return _kind(node) == "dequantize" and not node.op.endswith(".tensor")
+    return _kind(node) == "dequantize" and not node.op.endswith((".tensor", "per_token.default"))
 
 
 def _kind(node: Node) -> str:

@@ -3,11 +3,11 @@ r"""int4 weights of linear layers, a scale for each group of inputs, as kernels 
     :math:`\hat W_{og} = s_{og} \, q_{og}, \qquad s_{og} = \mathrm{bf16}(\max |w_{og}| / 7), \qquad
     q = \mathrm{clamp}(\mathrm{round}(w / s), -7, 7)`
 
-with one scale for `GROUP` inputs of a row o. Where the runtime's kernels multiply integers, each row of
-activations is rounded to int8 by its own range as it runs, and the graph says so; where they multiply
-floats, the activation stays as it is. How weights reach the grid better than to the nearest is
+with one scale for `GROUP` inputs of a row o. Where the runtime's kernels multiply integers, rows of
+activations are rounded as they run and the graph says so (`compiler.compress.round_rows`); where they
+multiply floats, the activation stays as it is. How weights reach the grid better than to the nearest is
 `compiler.compress.awq`'s and `compiler.compress.gptq`'s business. Source: the grouped form of Frantar et al.,
-arXiv 2210.17323; int8 rows as in XNNPACK's qd8-qb4w kernels.
+arXiv 2210.17323.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Collection
 import torch
 
 from compiler.compress.quantize import NAMESPACE
+from compiler.compress.round_rows import RowRounding
 from compiler.compress.weight_grid import Grid
 from compiler.errors import UnsupportedModelError
 from compiler.ir.edit import Editor
@@ -27,7 +28,6 @@ from compiler.ir.verify import verify
 GROUP = 32  # inputs that share a scale: what XNNPACK, LiteRT and ONNX Runtime all have kernels for
 GRID = Grid(4, GROUP, torch.bfloat16)  # as XNNPACK stores scales
 DEQUANTIZE = f"{NAMESPACE}dequantize_per_channel_group.default"
-ROWS = f"{NAMESPACE}%s_per_token%s.default"
 _LINEAR = "aten.linear.default"
 _LOW, _HIGH = -8, 7  # of the stored type; the grid is symmetric and leaves its lowest code out
 
@@ -56,11 +56,14 @@ def quantize_int4(graph: Graph, selected: Collection[str], rows: bool) -> Graph:
             f"with a stored float32 weight whose number of inputs is a multiple of {GROUP}"
         )
     editor = Editor(graph)
-    written: dict[tuple[str, Value], Value] = {}  # one rounding of a value serves all its readers
+    rounding, weights = RowRounding(editor), dict[Value, Value]()
     for node in [n for n in graph.ops() if n.name in able]:
-        changes = {"weight": _once(written, "weight", node, editor)}
+        weight = node.operand("weight")
+        if weight not in weights:
+            weights[weight] = _stored(editor, node, weight)
+        changes = {"weight": weights[weight]}
         if rows:
-            changes["input"] = _once(written, "input", node, editor)
+            changes["input"] = rounding.of(node.operand("input"), node)
         operands = tuple((key, changes.get(key, operand)) for key, operand in node.operands)
         editor.update(dataclasses.replace(node, operands=operands))
     editor.remove_unread({node.operand("weight").node for node in map(graph.node, able)})
@@ -76,13 +79,6 @@ def _able(graph: Graph, node: Node) -> bool:
 
 def _is_int4(graph: Graph, node: Node) -> bool:
     return graph.producer(node.operand("weight")).op == DEQUANTIZE
-
-
-def _once(written: dict[tuple[str, Value], Value], key: str, node: Node, editor: Editor) -> Value:
-    value = node.operand(key)
-    if (key, value) not in written:
-        written[key, value] = (_stored if key == "weight" else _rounded)(editor, node, value)
-    return written[key, value]
 
 
 def _stored(editor: Editor, node: Node, weight: Value) -> Value:
@@ -101,19 +97,3 @@ def _stored(editor: Editor, node: Node, weight: Value) -> Value:
     operands |= {"dtype": torch.int8, "group_size": GROUP, "output_dtype": torch.float32}
     kind = TensorType(tuple(tensor.shape), torch.float32)
     return editor.op(DEQUANTIZE, operands, [kind], f"{weight.node}_dq", origin, before=node.name)
-
-
-def _rounded(editor: Editor, node: Node, value: Value) -> Value:
-    """Place the rounding of each row of an activation to int8 by its own range."""
-    type_, name = editor.graph.type_of(value), value.node
-    lead = (*type_.shape[:-1], 1)
-    ranges = (TensorType(lead, torch.float64), TensorType(lead, torch.int64))
-    at = {"origin": node.origin, "source": node.source, "before": node.name}
-    chosen = {"input": value, "dtype": torch.int8}
-    scale = editor.op(ROWS % ("choose_qparams", "_asymmetric"), chosen, ranges, f"{name}_range", **at)
-    by = {"scales": scale, "zero_points": Value(scale.node, 1), "quant_min": -128, "quant_max": 127}
-    by["dtype"] = torch.int8
-    codes = TensorType(type_.shape, torch.int8)
-    stored = editor.op(ROWS % ("quantize", ""), {"input": value, **by}, [codes], f"{name}_q", **at)
-    back = {"input": stored, **by, "output_dtype": type_.dtype}
-    return editor.op(ROWS % ("dequantize", ""), back, [type_], f"{name}_dq", **at)

@@ -9,9 +9,9 @@ One pattern is added: a convolution or linear followed by a clamp (relu6). The s
 rounds twice, before and behind the clamp, on the wide range before it; XNNPACK's kernel clamps
 while it stores, so one rounding on the clamped range is both finer and faster.
 
-Dynamic int8 writes the choice of scale, the quantize and the dequantize of the activation in front of
-what XNNPACK has such kernels of: linears and two-dimensional convolutions of one group. The stock
-annotators leave out those with a relu behind them.
+Dynamic int8 is for what XNNPACK has such kernels of: linears, whose rows are rounded, and two-dimensional
+convolutions of one group, before which it writes the choice of scale, the quantize and the dequantize of
+the activation. The stock annotators leave out those with a relu behind them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def quantizer(selected: Callable[[Any], bool], dynamic: bool) -> Any:
         def _annotate_dynamic(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
             for node in model.graph.nodes:
                 if chosen(node) and _is_weighted(node, _DYNAMIC) and not grouped(node):
-                    inputs = {node.args[0]: config.input_activation, node.args[1]: config.weight}
+                    inputs = {node.args[1]: config.weight}
+                    if node.target is not torch.ops.aten.linear.default:  # there rows are rounded
+                        inputs[node.args[0]] = config.input_activation
                     node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(inputs, _annotated=True)
             return model
 

@@ -33,7 +33,7 @@ class LiteRT:
     folds_at_load: bool = False
     depthwise_taps: int | None = 25  # 5x5, XNNPACK's largest
     precisions: tuple[str, ...] = (FLOAT, INT8, INT8_DYNAMIC, INT4)
-    int4_rows: bool = True  # XNNPACK: qd8-f32-qb4w
+    rounds_rows: bool = True  # XNNPACK: qd8
 
     def installed(self) -> str | None:
         """Return None when the SDK can be imported, else what to install."""

@@ -3,8 +3,8 @@ r"""Rewrites a graph into equal operations that the converter takes, before it s
 - An int8 weight read back by a dequantize, :math:`s (q - z)`, becomes the float weight with a quantize
   and a dequantize behind it: the converter knows a kernel's int8 weight by that pair, and stores it
   as :math:`q` again. The float weight is a point of the grid, so that the pair gives it back. Where
-  the input stays float there is no such pair: `targets.litert.dynamic` writes the codes into the file. So
-  it does for int4 weights, whose kernel rounds the rows of its input as the graph says it.
+  the input stays float there is no such pair: `targets.litert.dynamic` writes the codes into the file. The
+  rounding of rows that the graph holds in front of such a linear layer is the kernel's own.
 - BatchNorm becomes :math:`s x + t`, and `repeat` concatenations: where litert-torch 0.10 moves channels
   behind, it leaves a `repeat` counting in the old order. An expansion that it leaves so, in front of what
   broadcasts anyway, is taken away; one of five axes, which it loses behind a transposition, becomes a
@@ -63,7 +63,7 @@ def stored_weight(editor: Editor, node: Node) -> Sequence[Value]:
 
 
 def rounded_rows(editor: Editor, node: Node) -> Sequence[Value]:
-    """Drop the rounding of rows of an activation: the kernel of an int4 weight makes it."""
+    """Drop the rounding of rows of an activation: the kernel of an integer weight makes it."""
     quantize = editor.graph.producer(node.operand("input"))
     return (quantize.operand("input"),)
 

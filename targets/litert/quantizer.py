@@ -7,11 +7,11 @@ taken back, so that the node stays in float32. They know sums, products and conc
 that an exported graph does not always have; those are annotated here.
 
 Static int8 reads ranges from calibration batches. Dynamic int8 stores weights in int8 and leaves the
-activations to the kernel, which reads their range as it runs; XNNPACK has no such kernel of grouped
-convolutions, which stay float. For both, ai-edge-quantizer has recipes that work on the finished
-file (`static_wi8_ai8`, `dynamic_wi8_afp32`): on a convolutional net and on a transformer the static
-one was far less exact, for it quantizes layer norms and attention too, and the dynamic one gave the
-same kernels. PT2E is kept for both; it also knows the nodes of a plan.
+activations to the kernel, which reads their range as it runs, a row at a time in a linear layer; XNNPACK
+has no such kernel of grouped convolutions, which stay float. For both, ai-edge-quantizer has recipes that
+work on the finished file (`static_wi8_ai8`, `dynamic_wi8_afp32`): on a convolutional net and on a
+transformer the static one was far less exact, for it quantizes layer norms and attention too, and the
+dynamic one gave the same kernels. PT2E is kept for both; it also knows the nodes of a plan.
 """
 
 from __future__ import annotations

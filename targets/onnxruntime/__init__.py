@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.records import Artifact, RunSpec
-from compiler.target import FLOAT, INT4, INT8, only_method, refuse_precision
+from compiler.target import FLOAT, INT4, INT8, INT8_DYNAMIC, only_method, refuse_precision
 from targets.sdk import missing, versions
 from targets.serving import served
 
@@ -31,8 +31,8 @@ class OnnxRuntime:
     name: str = "onnxruntime"
     folds_at_load: bool = True
     depthwise_taps: int | None = None
-    precisions: tuple[str, ...] = (FLOAT, INT8, INT4)
-    int4_rows: bool = False  # MatMulNBits multiplies floats
+    precisions: tuple[str, ...] = (FLOAT, INT8, INT8_DYNAMIC, INT4)
+    rounds_rows: bool = False  # int4 multiplies floats, int8 rounds the whole input
 
     def installed(self) -> str | None:
         """Return None when the SDK can be imported, else what to install."""
@@ -71,7 +71,7 @@ class OnnxRuntime:
         from targets.quantizer import SelectiveQuantizer
 
         refuse_precision(precision, self.precisions, self.name)
-        return SelectiveQuantizer(selected)
+        return SelectiveQuantizer(selected, precision == INT8_DYNAMIC)
 
 
 TARGET: Target = OnnxRuntime()

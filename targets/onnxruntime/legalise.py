@@ -18,7 +18,7 @@ from typing import Any
 
 from compiler.ir.edit import Editor
 from compiler.ir.graph import Graph, Node, TensorType, Value
-from targets.onnxruntime.int4 import int4_linear
+from targets.onnxruntime.integers import integer_linear
 from targets.rewriting import Maker, Rule, rewrite
 
 QUANTIZE = "quantized_decomposed.quantize_per_tensor.default"
@@ -94,7 +94,7 @@ def mean(editor: Editor, node: Node) -> Sequence[Value]:
 
 
 RULES: Mapping[str, Rule] = {
-    "aten.linear.default": int4_linear,
+    "aten.linear.default": integer_linear,
     "aten.relu.default": clamp,
     "aten.hardtanh.default": clamp,
     "aten.mean.dim": mean,

@@ -35,7 +35,7 @@ class TVM:
     folds_at_load: bool = False
     depthwise_taps: int | None = None
     precisions: tuple[str, ...] = (FLOAT, INT8)
-    int4_rows: bool = False
+    rounds_rows: bool = False
     schedules: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def installed(self) -> str | None:

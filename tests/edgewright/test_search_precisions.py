@@ -10,6 +10,7 @@ from torch import nn
 
 from compiler.compress import rounding
 from compiler.compress.decision import Setting as StructureSetting
+from compiler.compress.quantize_dynamic import dynamic_nodes
 from compiler.compress.quantize_int4 import int4_nodes
 from compiler.search.journal import Journal
 from compiler.target import INT4, INT8, INT8_DYNAMIC
@@ -96,5 +97,5 @@ def test_a_runtime_that_rounds_without_saying_so_has_no_dynamic_option(setting, 
         return made.dynamic()
 
     assert dynamic() == {n.name for n in uneven().graph.ops() if n.op == "aten.linear.default"}
-    monkeypatch.setattr("edgewright.search_structures.has_unwritten_rounding", lambda graph: True)
+    monkeypatch.setattr("edgewright.search_structures.unwritten_nodes", dynamic_nodes)
     assert dynamic() == frozenset()

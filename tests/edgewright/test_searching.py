@@ -88,7 +88,7 @@ class Paper:
     folds_at_load: bool = False
     depthwise_taps: int | None = None
     precisions: tuple[str, ...] = ("float32", "int8")
-    int4_rows: bool = True
+    rounds_rows: bool = True
 
     def installed(self):
         return None

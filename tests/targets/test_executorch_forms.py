@@ -305,7 +305,7 @@ def test_an_int8_linear_of_rank_four_stays_in_the_delegate(precision, lower, imp
     quantized = (
         quantize_int8(graph, names, quantizer, [(x,)])
         if precision == INT8
-        else quantize_dynamic(graph, names, quantizer)
+        else quantize_dynamic(graph, names, quantizer, target.rounds_rows)
     )
     report = lower(target, quantized).report
     assert (report["delegates"], report["outside_ops"]) == (1, 0)

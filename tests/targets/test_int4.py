@@ -57,14 +57,14 @@ def test_a_layer_computes_what_its_graph_says(target, lower, imports):
     torch.manual_seed(4)
     graph, x = imports(nn.Linear(64, 96), data()), data(5)
     x[0] *= 30  # ranges are of a row
-    quantized = quantize_int4(graph, int4_able(graph), target.int4_rows)
+    quantized = quantize_int4(graph, int4_able(graph), target.rounds_rows)
     assert snr_db(evaluate(quantized, [x])[0], lower(target, quantized).infer(x)[0]) > EXACT_DB
 
 
 @each
 def test_int4_runs_as_its_graph_says(graph, target, lower):
     assert len(int4_able(graph)) == 5  # all but `wide`, whose rows hold no whole groups
-    quantized, x = quantize_int4(graph, int4_able(graph), target.int4_rows), data(5)
+    quantized, x = quantize_int4(graph, int4_able(graph), target.rounds_rows), data(5)
     (original,), (expected,) = (evaluate(g, [x]) for g in (graph, quantized))
     program = lower(target, quantized)
     [found] = program.infer(x)

@@ -91,7 +91,7 @@ def test_only_selected_nodes_are_quantized(imports):
 def test_dynamic_weights_of_the_file_are_those_of_the_graph(chosen, imports, lower):
     x = torch.randn(2, 4, 8, 8)
     graph = imports(nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)), x)
-    quantized = quantize_dynamic(graph, chosen, TARGET.quantizer(ir_filter(chosen), INT8_DYNAMIC))
+    quantized = quantize_dynamic(graph, chosen, TARGET.quantizer(ir_filter(chosen), INT8_DYNAMIC), True)
     lowered = lower(TARGET, quantized)
     interpreter = Interpreter(model_path=str(lowered.folder / "model.tflite"))
     stored = [t for t in interpreter.get_tensor_details() if t["dtype"] is np.int8]

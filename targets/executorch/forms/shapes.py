@@ -15,7 +15,10 @@ from targets.rewriting import Maker
 
 IMAGES = ("conv", "max_pool", "avg_pool", "adaptive", "upsample", "mean", "amax", "max.", "prelu")
 FLAT = frozenset(f"aten.{name}.default" for name in ("matmul", "bmm", "reshape", "linear"))
-DEQUANTIZE = frozenset(f"quantized_decomposed.dequantize_per_tensor.{name}" for name in ("default", "tensor"))
+DEQUANTIZE = frozenset(
+    f"quantized_decomposed.dequantize_per_{name}"
+    for name in ("tensor.default", "tensor.tensor", "token.default")
+)
 
 
 def unbind(editor: Editor, node: Node) -> Sequence[Value]:

@@ -88,7 +88,11 @@ def int8_dynamic(graph, target, names=None):
 
 def has_kernel(graph, target):
     """The weighted layers that a target has a dynamic int8 kernel of."""
-    return of_module(graph, "head") if target.name == "onnxruntime" else weighted(graph) - of_module(graph, "depth")
+    return (
+        of_module(graph, "head")
+        if target.name == "onnxruntime"
+        else weighted(graph) - of_module(graph, "depth")
+    )
 
 
 def snr_db(expected, found):

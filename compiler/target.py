@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FORWARD = "forward"  # the method of a program that has one
 
 FLOAT = "float32"  # the model as it is
+FLOAT16 = "float16"  # weights and activations in half
 INT8 = "int8"  # weights in int8; activations in 8 bits by ranges read from calibration batches
 INT8_DYNAMIC = "int8_dynamic"  # weights in int8; the kernel reads each activation's range as it runs
 INT4 = "int4"  # weights of linear layers in 4 bits, a scale for each group of inputs
@@ -80,7 +81,7 @@ class Target(Protocol):
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """What a plan may ask of this runtime, out of FLOAT, INT8, INT8_DYNAMIC and INT4."""
+        """What a plan may ask of this runtime, out of FLOAT, FLOAT16, INT8, INT8_DYNAMIC and INT4."""
         ...
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from compiler.compress.half import half_nodes
 from compiler.compress.quantize_dynamic import unwritten_nodes
 from compiler.device import DeviceProfile
 from compiler.errors import NumericError
@@ -111,8 +112,8 @@ def _judge_compressed(
     emulated = evaluate(compressed.graph, case.call)
     far = [c for c in report(case.name, found, case.double) if c.output not in ranked]
     orders = report_rankings(case.name, _tensors(found), _tensors(case.double), ranked)
-    dynamic = bool(unwritten_nodes(compressed.graph))
-    return [*judge_lossy(case.name, found, emulated, case.single, dynamic), *far, *orders]
+    dynamic, half = (bool(f(compressed.graph)) for f in (unwritten_nodes, half_nodes))
+    return [*judge_lossy(case.name, found, emulated, case.single, dynamic, half), *far, *orders]
 
 
 def _tensors(results: Sequence[Any]) -> list[torch.Tensor]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from compiler.compress.half import to_half
 from compiler.compress.quantize import ir_filter, quantize_int8
 from compiler.compress.quantize_dynamic import quantize_dynamic
 from compiler.compress.quantize_int4 import quantize_int4
@@ -30,7 +31,7 @@ from compiler.ir.graph import Graph, TensorType
 from compiler.ir.verify import verify
 from compiler.plan import Plan
 from compiler.records import Artifact
-from compiler.target import FORWARD, INT4, INT8_DYNAMIC, Target, refuse_precision
+from compiler.target import FLOAT16, FORWARD, INT4, INT8_DYNAMIC, Target, refuse_precision
 from devices.benchmark import Candidate
 from devices.database import MeasurementDatabase
 from devices.latency import CHAINS, Conditions, chain_label, conditions
@@ -81,8 +82,10 @@ def quantized_graph(kernel: Quantized, target: Target, seed: int = 0) -> Graph:
     """
     graph = kernel_graph(kernel.of, seed)
     names = frozenset(node.name for node in graph.ops())
+    refuse_precision(kernel.precision, target.precisions, target.name)
+    if kernel.precision == FLOAT16:
+        return to_half(graph, names)
     if kernel.precision == INT4:
-        refuse_precision(INT4, target.precisions, target.name)
         return quantize_int4(graph, names, target.rounds_rows)
     quantizer = target.quantizer(ir_filter(names), kernel.precision)
     if kernel.precision == INT8_DYNAMIC:

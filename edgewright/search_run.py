@@ -29,7 +29,7 @@ from compiler.search.space import PRECISION
 from compiler.search.strategy import Setting as StrategySetting
 from compiler.search.strategy import open_strategy
 from compiler.search.trial import Outcome, Trial
-from compiler.target import INT4, INT8, INT8_DYNAMIC
+from compiler.target import FLOAT16, INT4, INT8, INT8_DYNAMIC
 from devices.latency import conditions, latency_table
 from edgewright.compilation import assemble
 from edgewright.measuring import exclusive
@@ -143,7 +143,7 @@ def _precisions(structures: Structures, costs: CostReader, halves: Halves, setti
         return Precisions()
     calibrated = structures.calibrated()
     able = {INT8: calibrated.inputs | calibrated.outputs, INT8_DYNAMIC: structures.dynamic()}
-    able[INT4] = structures.int4_layers()
+    able |= {INT4: structures.int4_layers(), FLOAT16: structures.half_layers()}
     found = {p: names for p, names in able.items() if names}
     if not setting.takes(ROUNDING):
         return Precisions(found)

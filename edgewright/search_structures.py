@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from compiler.compress.apply import Calibrated, calibrate, choose, nodes_in
 from compiler.compress.decision import Setting as StructureSetting
+from compiler.compress.half import half_able, to_half
 from compiler.compress.quantize import ir_filter
 from compiler.compress.quantize_dynamic import dynamic_nodes, quantize_dynamic, unwritten_nodes
 from compiler.compress.quantize_int4 import int4_able, quantize_int4
@@ -19,11 +22,12 @@ from compiler.compress.rounding import Steps, gridded, levelled, real, steps_of
 from compiler.compress.segments import Segment, carried
 from compiler.compress.structure import apply_structure, structural
 from compiler.errors import UnsupportedModelError
+from compiler.evaluate import evaluate
 from compiler.ir.graph import Graph
 from compiler.ir.storage import load_graph, save_graph
 from compiler.plan import Plan
 from compiler.search.journal import Journal
-from compiler.target import INT4, INT8, INT8_DYNAMIC, Target
+from compiler.target import FLOAT16, INT4, INT8, INT8_DYNAMIC, Target
 from edgewright.search_samples import Sample
 from edgewright.search_steps import counted
 from edgewright.stages import Progress
@@ -63,7 +67,9 @@ class Structures:
             graph = choose(self.calibrated(structure, steps), static)
         if dynamic:
             graph = self._dynamic(graph, dynamic)
-        return self._int4(graph, int4, steps) if int4 else graph
+        graph = self._int4(graph, int4, steps) if int4 else graph
+        half = nodes_in(sites, plan, FLOAT16)
+        return to_half(graph, half) if half else graph
 
     def sketch(self, plan: Plan) -> Graph:
         """Return the float graph of a plan's structure, fitted to few samples: its shapes are right.
@@ -114,6 +120,19 @@ class Structures:
     def int4_layers(self) -> frozenset[str]:
         """Return the layers that can have int4 weights; none where the target has no kernel for them."""
         return int4_able(self.graph) if INT4 in self.target.precisions else frozenset()
+
+    def half_layers(self) -> frozenset[str]:
+        """Return the layers that can be in float16: none where the target has no such kernels.
+
+        Nor where some sample's activations leave its range.
+        """
+        able = half_able(self.graph) if FLOAT16 in self.target.precisions else frozenset()
+        if not able:
+            return able
+        full = to_half(self.graph, [n.name for n in self.graph.ops()])
+        outputs = (x for sample in self.samples[:SKETCH_SAMPLES] for x in evaluate(full, sample))
+        finite = all(bool(x.isfinite().all()) for x in outputs if isinstance(x, torch.Tensor))
+        return able if finite else frozenset()
 
     def _dynamic(self, graph: Graph, names: frozenset[str]) -> Graph:
         quantizer = self.target.quantizer(ir_filter(names), INT8_DYNAMIC)

@@ -16,7 +16,8 @@ A lossy plan is judged against the compressed graph that was lowered, not agains
 model: int8 kernels round ties their own way, so that the error allowed is the error which the
 compression itself makes, in root mean square, and at most a tenth of the output. Twice that where
 kernels round activations by ranges of their own (dynamic int8): the graph rounds weights alone, or
-activations by coarser ranges, and the two errors are of one size. The distance to the original is
+activations by coarser ranges, and the two errors are of one size. In float16 kernels may sum in half where
+the graph sums in float32: a hundredth of the output is let through. The distance to the original is
 reported, never judged.
 """
 
@@ -33,6 +34,7 @@ FLOOR = 1e-5
 CONDITION = 16.0
 CAP = 1e-2
 LOSSY_CAP = 0.1
+HALF = 1e-2
 DYNAMIC = 2.0  # times the compression's own error
 
 
@@ -98,10 +100,12 @@ def judge_lossy(
     compressed: Sequence[Any],
     original: Sequence[Any],
     dynamic: bool = False,
+    half: bool = False,
 ) -> list[Comparison]:
     """Compare each output with the compressed graph, with the compression's own error as scale.
 
-    `dynamic` tells that the runtime rounds activations by ranges of its own.
+    `dynamic` tells that the runtime rounds activations by ranges of its own, `half` that some operation
+    computes in float16.
     """
     allowed = DYNAMIC if dynamic else 1.0
     result = []
@@ -110,7 +114,7 @@ def judge_lossy(
             result.append(_infinite(inputs, index, f"compressed graph ({mismatch})"))
             continue
         error, lossy, scale = _distance(y, exact), _distance(far, exact), _scale(exact)
-        tolerance = max(FLOOR * scale, min(allowed * lossy.rms, LOSSY_CAP * scale))
+        tolerance = max((HALF if half else FLOOR) * scale, min(allowed * lossy.rms, LOSSY_CAP * scale))
         own = lossy.rms
         result.append(_comparison(inputs, index, "compressed graph", error, scale, tolerance, own, "rms"))
     return result

@@ -1,7 +1,7 @@
 r"""A plan's lossy decisions, applied to the merged graph: the one function that search and compile share.
 
     <site>             <structural method>  <option>
-    segment:<modules>  precision            float32 | int8 | int8_dynamic | int4
+    segment:<modules>  precision            float32 | float16 | int8 | int8_dynamic | int4
     model              rounding             <step>+<step>
     model              heal                 <healer>+<healer>
 
@@ -21,20 +21,21 @@ and the weights of chosen consumers are int8. `quantised_places` tells which ope
 quantizer quantises at the output and at the inputs. Values that share one scale in the all-int8
 graph (a concatenation and its parts, a pooling and its input) keep sharing it.
 
-`int8_dynamic` (`compiler.compress.quantize_dynamic`) and `int4` (`compiler.compress.quantize_int4`) read no
-batches to be made, and are applied behind `int8`.
+`int8_dynamic` (`compiler.compress.quantize_dynamic`), `int4` (`compiler.compress.quantize_int4`) and
+`float16` (`compiler.compress.half`) read no batches to be made, and are applied behind `int8`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from compiler.compress.decision import Setting
+from compiler.compress.half import to_half
 from compiler.compress.healing import HEAL, heal, healers_of
 from compiler.compress.quantize import NAMESPACE, Progress, ir_filter, quantize_int8, split
 from compiler.compress.quantize_dynamic import quantize_dynamic
@@ -44,14 +45,14 @@ from compiler.compress.segments import Segment, carried, segments
 from compiler.compress.structure import apply_structure, check_methods
 from compiler.errors import UnsupportedModelError, UsageError
 from compiler.export import export_graph
-from compiler.ir.edit import Editor
-from compiler.ir.graph import Graph, Kind, Node, Operand, Value
+from compiler.ir.edit import Editor, with_values
+from compiler.ir.graph import Graph, Kind, Node, Value
 from compiler.ir.verify import verify
 from compiler.plan import Plan
-from compiler.target import FLOAT, INT4, INT8, INT8_DYNAMIC, Target, refuse_precision
+from compiler.target import FLOAT, FLOAT16, INT4, INT8, INT8_DYNAMIC, Target, refuse_precision
 
 METHOD = "precision"
-PRECISIONS = (FLOAT, INT8, INT8_DYNAMIC, INT4)
+PRECISIONS = (FLOAT, FLOAT16, INT8, INT8_DYNAMIC, INT4)
 
 Quantizers = Callable[[Callable[[Any], bool]], Any]  # `Target.quantizer`
 
@@ -95,7 +96,7 @@ def apply_plan(
     """
     check_methods(plan, (METHOD, ROUNDING, HEAL))
     sites = segments(graph) if plan.decisions else ()
-    for option in (INT8, INT8_DYNAMIC, INT4):
+    for option in PRECISIONS[1:]:
         if nodes_in(sites, plan, option):
             refuse_precision(option, target.precisions, target.name)
     if (nodes_in(sites, plan) or healers_of(plan) or steps_of(plan)) and not batches:
@@ -116,6 +117,8 @@ def apply_plan(
         graph = quantize_dynamic(graph, dynamic, quantizer, target.rounds_rows)
     if int4:
         graph = quantize_int4(gridded(graph, steps_of(plan), int4, samples, INT4), int4, target.rounds_rows)
+    if half := nodes_in(sites, plan, FLOAT16):
+        graph = to_half(graph, half)
     return heal(graph, original, healers_of(plan), samples)
 
 
@@ -216,7 +219,7 @@ class _Edits:
             changes = {path: new for path, new in found if new is not None}
             if changes:
                 freed |= {value.node for path, value in node.values() if path in changes}
-                operands = tuple((key, _put(operand, key, changes)) for key, operand in node.operands)
+                operands = tuple((key, with_values(operand, key, changes)) for key, operand in node.operands)
                 self.editor.update(dataclasses.replace(node, operands=operands))
         self.editor.remove_unread(freed)
         return self.editor.finish()
@@ -241,19 +244,13 @@ class _Edits:
         if own in self.copied:
             return Value(self.copied[own].node, value.index)
         changes = {path: self._copy(v, before) for path, v in node.values()}
-        operands = tuple((key, _put(operand, key, changes)) for key, operand in node.operands)
+        operands = tuple((key, with_values(operand, key, changes)) for key, operand in node.operands)
         name = self.editor.name(node.name)
         if node.name in self.full.constants:
             self.editor.graph.constants[name] = self.full.constants[node.name]
         copy = dataclasses.replace(node, name=name, operands=operands)
         self.copied[own] = self.editor.add(copy, before)
         return Value(name, value.index)
-
-
-def _put(operand: Operand, path: str, changes: Mapping[str, Value]) -> Operand:
-    if isinstance(operand, tuple):
-        return tuple(_put(item, f"{path}.{i}", changes) for i, item in enumerate(operand))
-    return changes.get(path, operand)
 
 
 def _check_alike(graph: Graph, full: Graph) -> None:

@@ -14,7 +14,7 @@ from compiler.cost.kernel import Kernel, TensorSpec, kernel_call, kernel_of
 from compiler.cost.quantized import Quantized
 from compiler.ir.graph import Graph
 from compiler.merge.site import site
-from compiler.target import FLOAT, INT4, INT8, INT8_DYNAMIC
+from compiler.target import FLOAT, FLOAT16, INT4, INT8, INT8_DYNAMIC
 
 STEP = 8  # channels: what a vector of int8, or two of float32, holds on Arm
 SHARES = (0.75, 0.5)
@@ -53,6 +53,8 @@ def _weighted(graph: Graph) -> Iterator[tuple[str, Kernel]]:
 
 def _precisions(kernel: Kernel, has: Collection[str]) -> Iterator[Option]:
     yield Option(FLOAT, (kernel,))
+    if FLOAT16 in has:
+        yield Option(FLOAT16, (Quantized(kernel, FLOAT16),))
     if INT8 in has:
         yield Option(INT8, (Quantized(kernel, INT8),))
     if INT8_DYNAMIC in has and kernel.op == "aten.linear.default":  # runtimes have few others

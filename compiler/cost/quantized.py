@@ -1,9 +1,9 @@
-"""One call in int8: what a runtime takes for it between floats, its conversions included.
+"""One call in a precision: what a runtime takes for it between floats, its conversions included.
 
 Its program is the float kernel's with the target's own quantizer run over it, so the input is quantised
-and the output dequantised in it (`int8`), or the activation's range read as it runs (`int8_dynamic`,
-`int4`). In a model whose neighbours are int8 too, those conversions fall away: a float kernel that loses
-against this one loses in a model by more.
+and the output dequantised in it (`int8`), the activation's range read as it runs (`int8_dynamic`, `int4`),
+or both are cast (`float16`). In a model whose neighbours are in it too, those conversions fall away: a
+float kernel that loses against this one loses in a model by more.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from functools import cached_property
 
 from compiler.cost.kernel import Kernel, parse_kernel
 from compiler.errors import UsageError
-from compiler.target import INT4, INT8, INT8_DYNAMIC
+from compiler.target import FLOAT16, INT4, INT8, INT8_DYNAMIC
 
-PRECISIONS = (INT8, INT8_DYNAMIC, INT4)
+PRECISIONS = (INT8, INT8_DYNAMIC, INT4, FLOAT16)
 
 
 class Quantized(Kernel):

@@ -170,3 +170,10 @@ def substitute(operand: Operand, old: Value, new: Value) -> Operand:
     if isinstance(operand, tuple):
         return tuple(substitute(item, old, new) for item in operand)
     return new if operand == old and isinstance(operand, Value) else operand
+
+
+def with_values(operand: Operand, path: str, changes: Mapping[str, Value]) -> Operand:
+    """Return an operand with other values at some paths, which are those of `Node.values`."""
+    if isinstance(operand, tuple):
+        return tuple(with_values(item, f"{path}.{i}", changes) for i, item in enumerate(operand))
+    return changes.get(path, operand)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from compiler.compress.rounding import ROUNDING, Steps, by_precision, rounding
 from compiler.errors import UsageError
 from compiler.plan import Decision, Plan
-from compiler.target import FLOAT, INT8
+from compiler.target import FLOAT, FLOAT16, INT8
 
 PRECISION = "precision"
 
@@ -139,7 +139,7 @@ class Space:
 
 def boundary_format(precision: str) -> str:
     """Return the format of the values that a site of a precision exchanges with others."""
-    return INT8 if precision == INT8 else FLOAT
+    return precision if precision in (INT8, FLOAT16) else FLOAT
 
 
 def _index(site: Site, option: str | None) -> int:

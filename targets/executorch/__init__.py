@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.records import Artifact, RunSpec
-from compiler.target import FLOAT, INT4, INT8, INT8_DYNAMIC, refuse_precision
+from compiler.target import FLOAT, FLOAT16, INT4, INT8, INT8_DYNAMIC, refuse_precision
 from targets.executorch.capability import unsupported
 from targets.sdk import missing, versions
 from targets.serving import served
@@ -32,7 +32,7 @@ class ExecuTorch:
     name: str = "executorch"
     folds_at_load: bool = False
     depthwise_taps: int | None = 25  # 5x5, XNNPACK's largest
-    precisions: tuple[str, ...] = (FLOAT, INT8, INT8_DYNAMIC, INT4)
+    precisions: tuple[str, ...] = (FLOAT, FLOAT16, INT8, INT8_DYNAMIC, INT4)
     rounds_rows: bool = True  # XNNPACK: qd8
 
     def installed(self) -> str | None:

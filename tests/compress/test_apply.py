@@ -134,7 +134,7 @@ def test_a_plan_that_keeps_all_needs_no_data(graph):
     [
         (("segment:nowhere", "precision", "int8"), "segment:stem"),
         (("segment:stem", "rank", "int8"), "methods are: .*precision, rounding, heal"),
-        (("segment:stem", "precision", "int4"), "precision float32, int8, int8_dynamic or int4"),
+        (("segment:stem", "precision", "int4"), "precision float32, float16, int8, int8_dynamic or int4"),
         (("segment:stem", "precision", "int8"), "--calibration"),
     ],
 )

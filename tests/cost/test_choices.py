@@ -10,7 +10,7 @@ from compiler.cost.choices import Belief, Choice, Option, next_kernels, option_b
 from compiler.cost.kernel import TensorSpec, kernel_call, kernel_graph
 from compiler.cost.quantized import Quantized, parse_quantized
 from compiler.errors import UsageError
-from compiler.target import FLOAT, INT4, INT8, INT8_DYNAMIC
+from compiler.target import FLOAT, FLOAT16, INT4, INT8, INT8_DYNAMIC
 
 
 def relu(width: int):
@@ -79,9 +79,10 @@ def test_an_option_is_the_sum_of_its_kernels_and_unknown_with_one() -> None:
 
 def test_precisions_are_those_the_target_has() -> None:
     graph = kernel_graph(linear(64, 32))
-    (found,) = precision_choices(graph, (FLOAT, INT8, INT8_DYNAMIC, INT4))
+    (found,) = precision_choices(graph, (FLOAT, FLOAT16, INT8, INT8_DYNAMIC, INT4))
     assert {o.name: o.kernels for o in found.options} == {
         FLOAT: (linear(64, 32),),
+        FLOAT16: (Quantized(linear(64, 32), FLOAT16),),
         INT8: (Quantized(linear(64, 32), INT8),),
         INT8_DYNAMIC: (Quantized(linear(64, 32), INT8_DYNAMIC),),
         INT4: (Quantized(linear(64, 32), INT4),),

@@ -13,7 +13,7 @@ from compiler.compress.decision import Setting as StructureSetting
 from compiler.compress.quantize_dynamic import dynamic_nodes
 from compiler.compress.quantize_int4 import int4_nodes
 from compiler.search.journal import Journal
-from compiler.target import INT4, INT8, INT8_DYNAMIC
+from compiler.target import FLOAT16, INT4, INT8, INT8_DYNAMIC
 from edgewright.models import load_model
 from edgewright.search_run import opened, run_search
 from edgewright.search_samples import halve
@@ -99,3 +99,22 @@ def test_a_runtime_that_rounds_without_saying_so_has_no_dynamic_option(setting, 
     assert dynamic() == {n.name for n in uneven().graph.ops() if n.op == "aten.linear.default"}
     monkeypatch.setattr("edgewright.search_structures.unwritten_nodes", dynamic_nodes)
     assert dynamic() == frozenset()
+
+
+def test_float16_is_an_option_where_activations_stay_in_its_range(tmp_path):
+    def layers(graph, precisions):
+        journal, samples = Journal(tmp_path / "journal.jsonl", {}), images(2)
+        target = Paper(precisions=precisions)
+        made = Structures(graph, (), target, samples, StructureSetting(), journal, tmp_path, silent)
+        return made.half_layers()
+
+    graph = prepare(load_model(Heads().eval(), torch.randn(1, 3, 8, 8))).graph
+    weighted = {n.name for n in graph.ops() if n.operand("weight") is not None and "norm" not in n.op}
+    assert layers(graph, ("float32", FLOAT16)) == weighted
+    assert layers(graph, ("float32",)) == frozenset()
+    loud = Heads().eval()
+    with torch.no_grad():
+        loud.up.weight.mul_(6e4 / loud.up.weight.abs().max())
+    assert (
+        layers(prepare(load_model(loud, torch.randn(1, 3, 8, 8))).graph, ("float32", FLOAT16)) == frozenset()
+    )

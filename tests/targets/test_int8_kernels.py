@@ -1,4 +1,4 @@
-"""One call in int8 or int4 as a program: every target that has the precision lowers it, in that and not in float."""
+"""One call in a precision as a program: every target that has the precision lowers it, in that and not in float."""
 
 from __future__ import annotations
 

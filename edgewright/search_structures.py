@@ -18,7 +18,7 @@ from compiler.compress.half import half_able, to_half
 from compiler.compress.quantize import ir_filter
 from compiler.compress.quantize_dynamic import dynamic_nodes, quantize_dynamic, unwritten_nodes
 from compiler.compress.quantize_int4 import int4_able, quantize_int4
-from compiler.compress.rounding import Steps, gridded, levelled, real, steps_of
+from compiler.compress.rounding import Steps, gridded, levelled, real, shaping, steps_of
 from compiler.compress.segments import Segment, carried
 from compiler.compress.structure import apply_structure, structural
 from compiler.errors import UnsupportedModelError
@@ -94,6 +94,7 @@ class Structures:
 
     def calibrated(self, structure: Plan = Plan(), steps: Steps = ()) -> Calibrated:  # a plan is a value
         """Return the graph of a structural plan with all that can be int8, rounded by steps."""
+        steps = shaping(steps, INT8)
         if (structure, steps) not in self._calibrated:
             self._calibrated[structure, steps] = self._read(structure, steps)
         return self._calibrated[structure, steps]

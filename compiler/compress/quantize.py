@@ -92,8 +92,9 @@ def is_static(graph: Graph, node: Node) -> bool:
 
 
 def _has_range(node: Node) -> bool:
-    """Tell whether a value is dequantized by a scale that was fixed beforehand."""
-    return _kind(node) == "dequantize" and not node.op.endswith((".tensor", "per_token.default"))
+    """Tell whether a value is dequantized as int8 kernels take it: by scales that were fixed beforehand."""
+    others = (".tensor", "per_token.default", "per_channel_group.default")
+    return _kind(node) == "dequantize" and not node.op.endswith(others)
 
 
 def _kind(node: Node) -> str:

@@ -102,6 +102,11 @@ def by_precision(steps: Steps) -> dict[str, Steps]:
     return found
 
 
+def shaping(steps: Steps, precision: str) -> Steps:
+    """Return those of some steps that decide what a precision makes of a graph: its own, and real ones."""
+    return tuple(s.name for s in STEPS if s.name in steps and (s.real or s.precision == precision))
+
+
 def able(graph: Graph, names: Collection[str], precision: str = INT8) -> Steps:
     """Return the steps that have something to do where the named operations are to be in a precision."""
     return tuple(s.name for s in STEPS if s.precision == precision and s.able(graph, names))

@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from compiler.compress.apply import calibrate, choose
+from compiler.compress.quantize import quantized_nodes
 from compiler.compress.quantize_int4 import GRID, GROUP, int4_able, int4_nodes, quantize_int4
 from compiler.errors import UnsupportedModelError
 from compiler.evaluate import evaluate
 from compiler.ir.text import print_graph
+from targets import get_target
 from tests.models.small import compile_graph
 
 
@@ -84,6 +87,18 @@ def test_a_row_is_rounded_once_for_all_its_readers_by_its_own_range(graph):
     assert torch.allclose(whole[:, 1:], alone[:, :4], atol=1e-5)
     (plain,) = evaluate(quantize_int4(graph, layers(graph, "up", "gate"), rows=False), (x,))
     assert 0 < float((whole - plain).abs().max() / plain.abs().max()) < 0.05
+
+
+@pytest.mark.target
+def test_it_is_no_static_int8_between_quantized_values():
+    net = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 32)).eval()
+    x = torch.randn(4, 32)
+    graph = compile_graph(net, x)
+    first, middle, last = (n.name for n in graph.ops())
+    target = get_target("onnxruntime")
+    outer = choose(calibrate(graph, target.quantizer, [(x,)]), {first, last})
+    made = quantize_int4(outer, {middle}, rows=False)
+    assert quantized_nodes(made) == {first, last} and int4_nodes(made) == {middle}
 
 
 def test_what_cannot_be_int4_is_refused_with_what_can(graph):

@@ -7,7 +7,7 @@ from torch import nn
 from compiler.compress.apply import apply_plan, calibrate, choose
 from compiler.compress.quantize import quantized_nodes
 from compiler.compress.quantize_int4 import int4_able, quantize_int4
-from compiler.compress.rounding import STEPS, able, gridded, levelled, real, rounding, steps_of
+from compiler.compress.rounding import STEPS, able, gridded, levelled, real, rounding, shaping, steps_of
 from compiler.compress.segments import segments
 from compiler.compress.weight_grid import Grid
 from compiler.compress.weights import renew
@@ -17,7 +17,7 @@ from compiler.frontends.torch_export import import_model
 from compiler.ir.edit import Editor
 from compiler.passes import PIPELINE
 from compiler.plan import Decision, Plan
-from compiler.target import INT4
+from compiler.target import INT4, INT8
 from targets import get_target
 
 pytestmark = pytest.mark.target
@@ -69,6 +69,8 @@ def test_every_step_is_known_where_it_has_something_to_do(graph):
     assert able(graph, everything) == ("equalize", "smooth_quant", "gptq")
     assert tuple(s.name for s in STEPS) == ("equalize", "smooth_quant", "gptq", "awq", "int4_gptq")
     assert able(graph, ()) == ("equalize", "smooth_quant") == real(able(graph, everything))
+    assert shaping(("gptq", "awq", "int4_gptq"), INT8) == ("gptq", "awq")
+    assert shaping(("gptq", "awq", "int4_gptq"), INT4) == ("awq", "int4_gptq")
 
 
 @pytest.mark.parametrize("steps", [("equalize",), ("smooth_quant",), ("equalize", "smooth_quant")])

@@ -30,6 +30,7 @@ def compress(prepared: Prepared, recipe: Recipe, progress: Progress) -> Stage | 
         flat_batches(recipe.calibration),
         lambda done, total: progress(f"compress: {done} of {total} samples"),
         recipe.donor,
+        prepared.branches,
     )
     return None if graph is prepared.graph else Stage("compress", graph, time.perf_counter() - start)
 

@@ -74,7 +74,7 @@ def opened(prepared: Prepared, halves: Halves, setting: Setting) -> Iterator[Lab
         for made in ("variants", "structures"):
             shutil.rmtree(work / made, ignore_errors=True)
     with ExitStack() as stack:
-        structures = _structures(prepared.graph, halves, journal, setting)
+        structures = _structures(prepared, halves, journal, setting)
         prior = prior_of(setting.target)
         offers = heaviest(prepared.graph, _offers(prepared.graph, structures, setting), prior)
         store = VariantStore(work / "variants", setting.target, setting.profile, setting.workers)
@@ -119,11 +119,11 @@ def _offers(graph: Graph, structures: Structures, setting: Setting) -> Offers:
     return offers
 
 
-def _structures(graph: Graph, halves: Halves, journal: Journal, setting: Setting) -> Structures:
+def _structures(prepared: Prepared, halves: Halves, journal: Journal, setting: Setting) -> Structures:
     seen = halves.seen
     return Structures(
-        graph=graph,
-        segments=segments(graph),
+        graph=prepared.graph,
+        segments=segments(prepared.graph),
         target=setting.target,
         samples=seen[:RANGE_SAMPLES],
         setting=StructureSetting(
@@ -134,6 +134,7 @@ def _structures(graph: Graph, halves: Halves, journal: Journal, setting: Setting
         journal=journal,
         folder=setting.out / "work" / "structures",
         progress=setting.progress,
+        branches=prepared.branches,
     )
 
 
@@ -146,10 +147,10 @@ def _precisions(structures: Structures, costs: CostReader, halves: Halves, setti
     able |= {INT4: structures.int4_layers(), FLOAT16: structures.half_layers()}
     found = {p: names for p, names in able.items() if names}
     if not setting.takes(ROUNDING):
-        return Precisions(found)
+        return Precisions(found, branches=structures.branches)
     seen = halves.seen[:MOST_SAMPLES]
     steps = Rounding(structures, costs, seen, structures.journal, setting.progress).chosen()
-    return Precisions(found, steps)
+    return Precisions(found, steps, structures.branches)
 
 
 def _most_bytes(setting: Setting) -> float:

@@ -7,13 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from compiler.compress.decision import KEEP, Offer
+from compiler.compress.keep_branches import KEPT
+from compiler.compress.keep_branches import METHOD as BRANCHES
 from compiler.compress.rounding import Steps
 from compiler.compress.segments import Segment
 from compiler.cost.roofline import Roofline
 from compiler.ir.graph import Graph
+from compiler.merge.branches import Branches
+from compiler.plan import Decision
 from compiler.search.prior import price_by_node
-from compiler.search.space import PRECISION, Link, Overlap, Site, Space
-from compiler.target import FLOAT
+from compiler.search.space import INT8_KEPT, PRECISION, Link, Overlap, Site, Space
+from compiler.target import FLOAT, INT8
 
 Offers = Sequence[tuple[str, Offer]]
 MOST_SITES = 12  # of structural decisions
@@ -25,6 +29,7 @@ class Precisions:
 
     able: Mapping[str, frozenset[str]] = field(default_factory=dict)
     rounding: Steps = ()
+    branches: Branches | None = None
 
 
 def heaviest(graph: Graph, offers: Offers, prior: Roofline) -> Offers:
@@ -51,8 +56,9 @@ def make_space(
     change the same operations.
     """
     structure = [Site(offer.site, method, (KEEP, *offer.options)) for method, offer in offers]
+    apart = _apart(segments, graph, precisions)
     precision = [
-        Site(s.site, PRECISION, (FLOAT, *(p for p, able in precisions.able.items() if s.nodes & able)))
+        Site(s.site, PRECISION, (FLOAT, *_options(s, precisions), *([INT8_KEPT] if s.site in apart else [])))
         for s in segments
     ]
     first = len(structure)
@@ -61,7 +67,30 @@ def make_space(
     changed = [*(offer.nodes for _, offer in offers), *(s.nodes for s in segments)]
     overlaps = _overlaps(graph, changed, first, prior)
     sites = (*structure, *precision)
-    return Space(sites, tuple(sorted(links, key=lambda k: (k.u, k.v))), overlaps, precisions.rounding)
+    return Space(
+        sites,
+        tuple(sorted(links, key=lambda k: (k.u, k.v))),
+        overlaps,
+        precisions.rounding,
+        tuple(apart.items()),
+    )
+
+
+def _options(segment: Segment, precisions: Precisions) -> list[str]:
+    return [p for p, able in precisions.able.items() if segment.nodes & able]
+
+
+def _apart(
+    segments: Sequence[Segment], graph: Graph, precisions: Precisions
+) -> dict[str, tuple[Decision, ...]]:
+    """Return the decisions that leave branches apart, by the segments that can be int8 and have some."""
+    found: dict[str, tuple[Decision, ...]] = {}
+    branches = precisions.branches
+    for segment in segments if branches is not None else ():
+        here = [s for s in branches.sites if branches.nodes(graph, s) & segment.nodes]  # type: ignore[union-attr]
+        if here and INT8 in _options(segment, precisions):
+            found[segment.site] = tuple(Decision(s, BRANCHES, KEPT) for s in here)
+    return found
 
 
 def _overlaps(

@@ -15,6 +15,8 @@ import torch
 from compiler.compress.apply import Calibrated, calibrate, choose, nodes_in
 from compiler.compress.decision import Setting as StructureSetting
 from compiler.compress.half import half_able, to_half
+from compiler.compress.keep_branches import METHOD as BRANCHES
+from compiler.compress.keep_branches import keep_branches, kept_decisions, placed
 from compiler.compress.quantize import ir_filter
 from compiler.compress.quantize_dynamic import dynamic_nodes, quantize_dynamic, unwritten_nodes
 from compiler.compress.quantize_int4 import int4_able, quantize_int4
@@ -25,6 +27,7 @@ from compiler.errors import UnsupportedModelError
 from compiler.evaluate import evaluate
 from compiler.ir.graph import Graph
 from compiler.ir.storage import load_graph, save_graph
+from compiler.merge.branches import Branches
 from compiler.plan import Plan
 from compiler.search.journal import Journal
 from compiler.target import FLOAT16, INT4, INT8, INT8_DYNAMIC, Target
@@ -50,6 +53,7 @@ class Structures:
     journal: Journal
     folder: Path
     progress: Progress
+    branches: Branches | None = None
     _graphs: dict[tuple[Plan, Steps], Graph] = field(default_factory=dict)
     _calibrated: dict[tuple[Plan, Steps], Calibrated] = field(default_factory=dict)
 
@@ -61,7 +65,8 @@ class Structures:
         """
         structure, steps = structural(plan), steps_of(plan)
         graph = self.float(structure, steps)
-        sites = carried(self.segments, graph)
+        cut = placed(self.segments, self.graph, self._levelled(structure))
+        sites = carried(cut, graph)
         static, dynamic, int4 = (nodes_in(sites, plan, option) for option in (INT8, INT8_DYNAMIC, INT4))
         if static:
             graph = choose(self.calibrated(structure, steps), static)
@@ -77,17 +82,17 @@ class Structures:
         Raises UsageError where a structural decision cannot be taken.
         """
         few = replace(self.setting, samples=self.setting.samples[:SKETCH_SAMPLES])
-        return apply_structure(self.graph, structural(plan), few)
+        return apply_structure(self._levelled(structural(plan)), structural(plan), few)
 
     def original(self, plan: Plan) -> Graph:
         """Return the merged float graph, levelled as a plan's rounding asks: what its layers compare with."""
-        return self._levelled(steps_of(plan))
+        return self._levelled(structural(plan), real(steps_of(plan)))
 
     def float(self, structure: Plan, steps: Steps = ()) -> Graph:
         """Return the float graph of a structural plan, levelled by rounding steps."""
         steps = real(steps)
-        if not structure.decisions:
-            return self._levelled(steps)
+        if not structure.without(BRANCHES).decisions:
+            return self._levelled(structure, steps)
         if (structure, steps) not in self._graphs:
             self._graphs[structure, steps] = self._made(structure, steps)
         return self._graphs[structure, steps]
@@ -115,7 +120,7 @@ class Structures:
 
     def int4(self, steps: Steps = ()) -> Graph:
         """Return the merged float graph with all that can be int4, rounded by steps."""
-        graph = self._levelled(real(steps))
+        graph = self._levelled(steps=real(steps))
         return self._int4(graph, int4_able(graph), steps)
 
     def int4_layers(self) -> frozenset[str]:
@@ -142,12 +147,15 @@ class Structures:
     def _int4(self, graph: Graph, names: frozenset[str], steps: Steps) -> Graph:
         return quantize_int4(gridded(graph, steps, names, self.samples, INT4), names, self.target.rounds_rows)
 
-    def _levelled(self, steps: Steps) -> Graph:
-        if not steps:
+    def _levelled(self, structure: Plan = Plan(), steps: Steps = ()) -> Graph:  # a plan is a value
+        """Return the merged float graph with the branches apart that a plan says, levelled by steps."""
+        kept = Plan(kept_decisions(structure))
+        if not kept.decisions and not steps:
             return self.graph
-        if (Plan(), steps) not in self._graphs:
-            self._graphs[Plan(), steps] = levelled(self.graph, steps, self.samples)
-        return self._graphs[Plan(), steps]
+        if (kept, steps) not in self._graphs:
+            graph = keep_branches(self.graph, kept, self.branches)
+            self._graphs[kept, steps] = levelled(graph, steps, self.samples) if steps else graph
+        return self._graphs[kept, steps]
 
     def _made(self, structure: Plan, steps: Steps) -> Graph:
         name, folder = _named(steps), self._folder(structure, steps)
@@ -159,7 +167,7 @@ class Structures:
         self.progress(
             f"structure: {', '.join(f'{d.site} {d.method} {d.option}' for d in structure.decisions)}"
         )
-        made = apply_structure(self._levelled(steps), structure, self.setting)
+        made = apply_structure(self._levelled(structure, steps), structure, self.setting)
         folder.mkdir(parents=True, exist_ok=True)
         save_graph(made, folder / "float.json")
         self.journal.put(True, "structure", structure.digest(), name)

@@ -22,6 +22,7 @@ from compiler.frontends.torch_export import import_model, import_program
 from compiler.ir.graph import Graph
 from compiler.ir.verify import verify
 from compiler.merge import Attempt, merge
+from compiler.merge.branches import Branches, folded_branches
 from compiler.passes import PIPELINE
 from compiler.passes.load_time import load_generators
 from compiler.passes.placement import Placement, placements
@@ -50,7 +51,8 @@ class Prepared:
     """A model imported, canonicalised and merged: everything that does not depend on a plan.
 
     `method` is its name in the program; `attempts` come with the merge. `ranked` are the outputs,
-    counted among tensors, that only have to rank as the original's do.
+    counted among tensors, that only have to rank as the original's do. `branches` are the sums that the
+    merge folded.
     """
 
     model: LoadedModel
@@ -58,6 +60,7 @@ class Prepared:
     attempts: tuple[Attempt, ...] = ()
     method: str = FORWARD
     ranked: frozenset[int] = frozenset()
+    branches: Branches | None = None
 
     @property
     def graph(self) -> Graph:
@@ -138,7 +141,8 @@ def merged(
         return graph
 
     _step(stages, "merge", run)
-    return replace(source, stages=tuple(stages), attempts=tuple(attempts))
+    branches = folded_branches(source.graph, attempts, table, prior)
+    return replace(source, stages=tuple(stages), attempts=tuple(attempts), branches=branches)
 
 
 def place_weights(method: Method, folds_at_load: bool) -> Method:

@@ -1,12 +1,14 @@
 r"""A plan's lossy decisions, applied to the merged graph: the one function that search and compile share.
 
     <site>             <structural method>  <option>
+    <site>             branches             kept
     segment:<modules>  precision            float32 | float16 | int8 | int8_dynamic | int4
     model              rounding             <step>+<step>
     model              heal                 <healer>+<healer>
 
-Weights are levelled first, where int8 is rounded so (`compiler.compress.rounding`), then structure is changed
-(`compiler.compress.structure`); healing comes last. Precision is chosen by the segments of the graph as it
+Branches that stay apart are first (`compiler.compress.keep_branches`), then weights are levelled where
+int8 is rounded so (`compiler.compress.rounding`), then structure is changed (`compiler.compress.structure`);
+healing comes last. Precision is chosen by the segments of the graph as it
 was before, so that sites do not move with what else is chosen.
 
 Every value's int8 range is read from the float model's own activations, so it does not depend on what
@@ -37,6 +39,8 @@ import torch
 from compiler.compress.decision import Setting
 from compiler.compress.half import to_half
 from compiler.compress.healing import HEAL, heal, healers_of
+from compiler.compress.keep_branches import METHOD as BRANCHES
+from compiler.compress.keep_branches import keep_branches, placed
 from compiler.compress.quantize import NAMESPACE, Progress, ir_filter, quantize_int8, split
 from compiler.compress.quantize_dynamic import quantize_dynamic
 from compiler.compress.quantize_int4 import quantize_int4
@@ -48,6 +52,7 @@ from compiler.export import export_graph
 from compiler.ir.edit import Editor, with_values
 from compiler.ir.graph import Graph, Kind, Node, Value
 from compiler.ir.verify import verify
+from compiler.merge.branches import Branches
 from compiler.plan import Plan
 from compiler.target import FLOAT, FLOAT16, INT4, INT8, INT8_DYNAMIC, Target, refuse_precision
 
@@ -77,6 +82,7 @@ def apply_plan(
     batches: Sequence[Sequence[torch.Tensor]],
     progress: Progress | None = None,
     donor: Graph | None = None,
+    branches: Branches | None = None,
 ) -> Graph:
     """Return the graph with a plan's decisions applied; the graph itself where all is kept.
 
@@ -89,13 +95,16 @@ def apply_plan(
         batches: calibration batches, each the flat inputs of a call.
         progress: called with (samples done, samples in all) while calibrating.
         donor: a second, merged model of the same family, where the plan takes parts from one.
+        branches: the sums that the merge folded, where the plan leaves some apart.
 
     Raises UsageError for a decision there is no such site, method or option for, and where int8 is
     asked for without batches; UnsupportedModelError where nothing chosen can be int8, and for a
     precision that the target does not have.
     """
-    check_methods(plan, (METHOD, ROUNDING, HEAL))
-    sites = segments(graph) if plan.decisions else ()
+    check_methods(plan, (METHOD, BRANCHES, ROUNDING, HEAL))
+    merged, sites = graph, segments(graph) if plan.decisions else ()
+    graph = keep_branches(merged, plan, branches)
+    sites = placed(sites, merged, graph)
     for option in PRECISIONS[1:]:
         if nodes_in(sites, plan, option):
             refuse_precision(option, target.precisions, target.name)

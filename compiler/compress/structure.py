@@ -21,6 +21,7 @@ from compiler.compress import (
     stitch,
 )
 from compiler.compress.decision import KEEP, Method, Offer, Setting
+from compiler.compress.keep_branches import METHOD as BRANCHES
 from compiler.errors import UsageError
 from compiler.ir.graph import Graph
 from compiler.ir.verify import verify
@@ -52,8 +53,11 @@ def structure_offers(
 
 
 def structural(plan: Plan) -> Plan:
-    """Return the decisions of a plan that change the structure, in the plan's order."""
-    names = {m.METHOD for m in ORDER}
+    """Return the decisions of a plan that change the structure, in the plan's order.
+
+    Branches that stay apart are among them: what is made of a graph depends on them first.
+    """
+    names = {BRANCHES, *(m.METHOD for m in ORDER)}
     return Plan(tuple(d for d in plan.decisions if d.method in names and d.option != KEEP))
 
 
@@ -62,7 +66,7 @@ def apply_structure(graph: Graph, plan: Plan, setting: Setting) -> Graph:
 
     Raises UsageError for a site or an option that a method does not offer on the graph as it finds it.
     """
-    chosen = structural(plan)
+    chosen = structural(plan).without(BRANCHES)  # the graph has those apart already
     if not chosen.decisions:
         return graph
     for method in ORDER:

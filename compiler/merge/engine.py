@@ -45,7 +45,11 @@ _ROUNDS = 4
 
 
 def merge_by(
-    graph: Graph, table: LatencyTable | None, prior: Roofline = PRIOR, keep: Collection[str] = ()
+    graph: Graph,
+    table: LatencyTable | None,
+    prior: Roofline = PRIOR,
+    keep: Collection[str] = (),
+    apart: Collection[str] = (),
 ) -> tuple[Graph, tuple[Attempt, ...]]:
     """Return the graph with each affine region in the cheapest equal form, and every attempt.
 
@@ -54,10 +58,10 @@ def merge_by(
     graph, attempts = contract(graph, Price(graph, prior, table))
     graph, orders = exposed(graph), tuple(attempts)
     if table is not None:
-        graph, certain = certain_merges(graph, prior, keep)
+        graph, certain = certain_merges(graph, prior, keep, apart)
         attempts += certain
     for _ in range(_ROUNDS):
-        graph, found = _round(graph, prior, table, keep)
+        graph, found = _round(graph, prior, table, keep, apart)
         attempts = [a for a in attempts if a.outcome is Outcome.MERGED or a in orders] + found
         if all(a.outcome is not Outcome.MERGED for a in found):
             break
@@ -66,9 +70,11 @@ def merge_by(
     return graph, (*attempts, *centred, *live_weights(graph), *barriers(graph))
 
 
-def certain_merges(graph: Graph, prior: Roofline, keep: Collection[str] = ()) -> tuple[Graph, list[Attempt]]:
+def certain_merges(
+    graph: Graph, prior: Roofline, keep: Collection[str] = (), apart: Collection[str] = ()
+) -> tuple[Graph, list[Attempt]]:
     """Return the graph with the merges that are cheaper on any device: they need no price."""
-    return _round(graph, prior, None, keep, certain=True)
+    return _round(graph, prior, None, keep, apart, certain=True)
 
 
 def _round(
@@ -76,12 +82,13 @@ def _round(
     prior: Roofline,
     table: LatencyTable | None,
     keep: Collection[str],
+    apart: Collection[str],
     certain: bool = False,
 ) -> tuple[Graph, list[Attempt]]:
     mixed, ordered = list[Attempt](), list[Attempt]()
     if not certain:  # an order of products is never free of a price
         graph, mixed = mix_kernels(graph, Price(graph, prior, table))
-    regions = Regions(reassociate(through_activations(graph)), prior, table, keep, certain)
+    regions = Regions(reassociate(through_activations(graph)), prior, table, keep, certain, apart)
     editor = Editor(regions.graph)
     renamed: dict[Value, Value] = {}
     attempts = mixed
@@ -92,7 +99,7 @@ def _round(
     merged = dead_code(editor.finish())
     if not certain:
         merged, ordered = associate(merged, Price(merged, prior, table))
-    merged, absorbed = absorb_fan_out(Regions(merged, prior, table, keep, certain))
+    merged, absorbed = absorb_fan_out(Regions(merged, prior, table, keep, certain, apart))
     merged, moved = along_streams(dead_code(merged))
     return share_computations(dead_code(merged)), [*attempts, *ordered, *absorbed, *moved]
 

@@ -34,9 +34,10 @@ class Regions:
         table: LatencyTable | None = None,
         keep: Collection[str] = (),
         certain: bool = False,
+        apart: Collection[str] = (),
         splits: bool = False,
     ) -> None:
-        """Find the affine structure of a graph; sites in `keep` stay as they are.
+        """Find the affine structure of a graph; sites in `keep` stay as they are, sums at those in `apart`.
 
         With `certain`, only what needs no price is emitted: fewer operations, no more arithmetic, no more
         bytes. With `splits`, or prices that can judge them, sums of smaller convolutions are candidates.
@@ -44,7 +45,7 @@ class Regions:
         self.graph = graph
         self.price = Price(graph, prior)
         self.measured = Price(graph, prior, table) if table is not None else None
-        self.keep = keep
+        self.keep, self.apart = keep, apart
         self.certain = certain
         self.judged = splits or table is not None
         self.splits = self.judged or prior.depthwise_taps is not None
@@ -205,8 +206,15 @@ class Regions:
         names = [v.node for v in self.affine.between(entry, exit_)]
         if self.keep and site(self.graph, names) in self.keep:
             raise Refusal("its site is to stay as it is", quiet=True)
+        if self.apart and site(self.graph, names) in self.apart and self._sums(entry, exit_):
+            raise Refusal("its branches are to stay apart", quiet=True)
         if self.certain and not self.dominates(entry, exit_, program):
             raise Refusal("whether it is cheaper is for a price to say", quiet=True)
+
+    def _sums(self, entry: Value, exit_: Value) -> bool:
+        """Tell whether a region adds up several values that are computed from its entry."""
+        inside = {entry, *self.affine.between(entry, exit_)}
+        return any(len(inside.intersection(self.affine.nodes[v].terms)) > 1 for v in inside - {entry})
 
     def dominates(self, entry: Value, exit_: Value, program: Program) -> bool:
         """Tell whether a program is no worse in any respect than what it replaces, and better in one."""

@@ -42,18 +42,19 @@ def merge(
     table: LatencyTable | None = None,
     prior: Roofline = PRIOR,
     keep: Collection[str] = (),
+    apart: Collection[str] = (),
 ) -> Merged:
     """Return the graph with its affine regions in the cheapest equal form, and every attempt.
 
     `table` holds what the device at hand was measured to take; where it knows too little, `prior`
-    decides. Sites in `keep` stay as they are.
+    decides. Sites in `keep` stay as they are; at those in `apart` branches are merged but not summed.
     """
     if table is None or not any(text.startswith(PREFIX) for text in table.entries):
-        return merge_by(graph, table, prior, keep)
+        return merge_by(graph, table, prior, keep, apart)
     name = ""
-    make: Make = partial(merge_by, graph, table, prior)
+    make: Make = partial(merge_by, graph, table, prior, apart=apart)
     chosen = by_kernels = table.entry(WholeProgram(make(())[0]))
-    for other, others in _others(graph, prior):
+    for other, others in _others(graph, prior, apart):
         entry = table.entry(WholeProgram(others(())[0])) if chosen else None
         if chosen and entry and entry.high < chosen.low:
             name, make, chosen = other, others, entry
@@ -73,22 +74,22 @@ def whole_programs(
     """
     if table is None or graph.symbols or not open_kernels(graph, None, prior):
         return ()
-    made = [merge_by(graph, table, prior)[0], *(make(())[0] for _, make in _others(graph, prior))]
+    made = [merge_by(graph, table, prior)[0], *(make(())[0] for _, make in _others(graph, prior, ()))]
     programs = dict.fromkeys(map(WholeProgram, made))
     # One that is the only one has nothing to be compared with.
     return tuple(p for p in programs if p.text not in table.entries) if len(programs) > 1 else ()
 
 
-def _others(graph: Graph, prior: Roofline) -> tuple[tuple[str, Make], ...]:
+def _others(graph: Graph, prior: Roofline, apart: Collection[str]) -> tuple[tuple[str, Make], ...]:
     def standing(keep: Collection[str]) -> Merged:
-        made, attempts = certain_merges(exposed(graph), prior, keep)
+        made, attempts = certain_merges(exposed(graph), prior, keep, apart)
         made = restored(made)
         return made, (*attempts, *live_weights(made), *barriers(made))
 
     return (
         ("what is cheaper on any device", standing),
-        ("the choice by the prior", partial(merge_by, graph, None, prior)),
-        ("as few operations as there can be", partial(merge_by, graph, None, _LAUNCHES)),
+        ("the choice by the prior", partial(merge_by, graph, None, prior, apart=apart)),
+        ("as few operations as there can be", partial(merge_by, graph, None, _LAUNCHES, apart=apart)),
     )
 
 

@@ -22,6 +22,7 @@ from compiler.plan import Decision, Plan
 from compiler.target import FLOAT, FLOAT16, INT8
 
 PRECISION = "precision"
+INT8_KEPT = "int8_kept"  # int8 with the branches apart that a merge folded
 
 Choice = tuple[int, ...]
 Literal = tuple[int, int]  # (site, option)
@@ -64,13 +65,15 @@ class Overlap:
 class Space:
     """All choices of one search: its sites, the links and the overlaps between them.
 
-    `rounding` holds the steps that a plan takes wherever it puts something in their precision.
+    `apart` holds, by precision site, the decisions that leave its branches apart, which `int8_kept` takes
+    beside int8. `rounding` holds the steps that a plan takes wherever it puts something in their precision.
     """
 
     sites: tuple[Site, ...]
     links: tuple[Link, ...] = ()
     overlaps: tuple[Overlap, ...] = ()
     rounding: Steps = ()
+    apart: tuple[tuple[str, tuple[Decision, ...]], ...] = ()
 
     @property
     def base(self) -> Choice:
@@ -88,8 +91,12 @@ class Space:
 
     def uniform(self, option: str) -> Choice:
         """Return the choice of one precision wherever a site has it, the base elsewhere."""
-        able = [s.method == PRECISION and option in s.options for s in self.sites]
-        return tuple(s.options.index(option) if a else 0 for s, a in zip(self.sites, able, strict=True))
+        found = []
+        for site in self.sites:
+            wanted = INT8 if option == INT8_KEPT and INT8_KEPT not in site.options else option
+            able = site.method == PRECISION and wanted in site.options
+            found.append(site.options.index(wanted) if able else 0)
+        return tuple(found)
 
     def literals(self) -> tuple[Literal, ...]:
         """Return every (site, option) that changes something."""
@@ -115,7 +122,7 @@ class Space:
         """Return the choice as a plan: every precision, and what else departs from the base."""
         pairs = zip(self.sites, choice, strict=True)
         said = ((s, o) for s, o in pairs if o or s.method == PRECISION)
-        decisions = [Decision(s.name, s.method, s.options[o]) for s, o in said]
+        decisions = [d for s, o in said for d in self._decisions(s, s.options[o])]
         taken = {d.option for d in decisions if d.method == PRECISION}
         steps = by_precision(self.rounding)
         return Plan((*decisions, *rounding(tuple(s for p in steps if p in taken for s in steps[p]))))
@@ -126,12 +133,23 @@ class Space:
         Raises UsageError for a site, a method or an option the space does not have.
         """
         known = {(s.name, s.method) for s in self.sites}
+        known |= {(d.site, d.method) for _, apart in self.apart for d in apart}
         for d in plan.decisions:
             ours = d.method == ROUNDING and set(d.option.split("+")) <= set(self.rounding)
             if not ours and (d.site, d.method) not in known:
                 have = ", ".join(sorted(f"{site} {method}" for site, method in known))
                 raise UsageError(f"the plan decides {d.method} at {d.site!r}; this model has: {have}")
-        return tuple(_index(s, plan.option(s.name, s.method)) for s in self.sites)
+        return tuple(_index(s, self._option(s, plan)) for s in self.sites)
+
+    def _decisions(self, site: Site, option: str) -> tuple[Decision, ...]:
+        if option != INT8_KEPT:
+            return (Decision(site.name, site.method, option),)
+        return (*dict(self.apart)[site.name], Decision(site.name, site.method, INT8))
+
+    def _option(self, site: Site, plan: Plan) -> str | None:
+        option, apart = plan.option(site.name, site.method), dict(self.apart).get(site.name, ())
+        kept = option == INT8 and site.method == PRECISION and apart and set(apart) <= set(plan.decisions)
+        return INT8_KEPT if kept else option
 
     def _format(self, choice: Choice, site: int) -> str:
         return boundary_format(self.sites[site].options[choice[site]])
@@ -139,7 +157,7 @@ class Space:
 
 def boundary_format(precision: str) -> str:
     """Return the format of the values that a site of a precision exchanges with others."""
-    return precision if precision in (INT8, FLOAT16) else FLOAT
+    return INT8 if precision == INT8_KEPT else precision if precision in (INT8, FLOAT16) else FLOAT
 
 
 def _index(site: Site, option: str | None) -> int:

@@ -13,12 +13,14 @@ from compiler.compress.decision import Setting as StructureSetting
 from compiler.compress.quantize_dynamic import dynamic_nodes
 from compiler.compress.quantize_int4 import int4_nodes
 from compiler.search.journal import Journal
+from compiler.search.space import INT8_KEPT
 from compiler.target import FLOAT16, INT4, INT8, INT8_DYNAMIC
 from edgewright.models import load_model
 from edgewright.search_run import opened, run_search
 from edgewright.search_samples import halve
 from edgewright.search_structures import Structures
 from edgewright.stages import prepare, silent
+from tests.compress.test_keep_branches import Net, data
 from tests.compress.test_rounding import Uneven
 from tests.edgewright.test_searching import Paper, calibrations, images, setting
 
@@ -118,3 +120,21 @@ def test_float16_is_an_option_where_activations_stay_in_its_range(tmp_path):
     assert (
         layers(prepare(load_model(loud, torch.randn(1, 3, 8, 8))).graph, ("float32", FLOAT16)) == frozenset()
     )
+
+
+def test_int8_with_the_branches_apart_is_one_decision(setting):
+    rep = prepare(load_model(Net().eval(), torch.randn(1, 3, 16, 16), randomize=1))
+    with opened(rep, halve(rep.graph, data(16)), replace(setting, methods=("precision",))) as lab:
+        space, graph = lab.space, lab.graph(lab.space.uniform(INT8_KEPT))
+    blocks = [f"blocks.{i}" for i in range(3)]
+    assert [s.name for s in space.sites if INT8_KEPT in s.options] == [f"segment:{b}" for b in blocks]
+    choice = space.uniform(INT8_KEPT)
+    assert [s.options[o] for s, o in zip(space.sites, choice, strict=True)].count(INT8_KEPT) == 3
+    plan = space.plan(choice)
+    assert [d.site for d in plan.decisions if d.method == "branches"] == blocks
+    assert all(d.option == INT8 for d in plan.decisions if d.method == "precision")
+    assert space.choice(plan) == choice
+    assert sum(n.op == "aten.add.Tensor" for n in graph.ops()) == 6
+    one = space.single(1, space.sites[1].options.index(INT8_KEPT))
+    assert [d.site for d in space.plan(one).decisions if d.method == "branches"] == ["blocks.0"]
+    assert not [d for d in space.plan(space.uniform(INT8)).decisions if d.method == "branches"]

@@ -1,8 +1,9 @@
 """The search loop: measure, estimate costs, solve, build the winner, measure it, tighten, again.
 
 1. The base (all sites kept), each uniform precision and the single departures are measured together,
-   as many as the measurements allow (`acquisition.first_singles`). Where the base itself meets the budget it
-   wins: it costs nothing. A budget of 1x asks for no more.
+   as many as the measurements allow (`acquisition.first_singles`); of several precisions the uniform
+   ones are first, and one that takes clearly longer than the base is left out. Where the base itself
+   meets the budget it wins: it costs nothing. A budget of 1x asks for no more.
 2. Costs of single departures are estimated and the latency model is fitted.
 3. Where options were left out, those are measured that would change the plan if they did as well as can
    be hoped; what would not is never measured.
@@ -126,10 +127,13 @@ def _start(state: State) -> bool:
     alone = enough_alone(state.budget, state.most_bytes)
     opening = [] if alone else list(uniform_choices(space))
     left = state.left()
-    if left is not None and opening and len(opening) + len(space.literals()) > left:
-        state.measure([space.base, *opening], priced=False)  # what to measure depends on what the base takes
+    short = left is not None and opening and len(opening) + len(space.literals()) > left
+    if short or len(opening) > 1:
+        # What to measure depends on what the base takes, and on which precisions gain at all.
+        state.measure([space.base, *opening], priced=False)
         if state.fits(state.base):
             return True
+        state.rule_out()
     singles = [] if alone else first_singles(state)
     state.measure([space.base, *opening, *singles], priced=False)
     return state.fits(state.base)

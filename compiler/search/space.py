@@ -106,6 +106,11 @@ class Space:
         """Return every choice that departs from the base at exactly one site."""
         return tuple(self.single(i, o) for i, o in self.literals())
 
+    def option(self, literal: Literal) -> str:
+        """Return the name of an option."""
+        site, option = literal
+        return self.sites[site].options[option]
+
     def taken(self, choice: Choice) -> tuple[Literal, ...]:
         """Return the (site, option) pairs at which a choice departs from the base."""
         return tuple((i, o) for i, o in enumerate(choice) if o)

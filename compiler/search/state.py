@@ -13,11 +13,12 @@ from compiler.search.experiments import Experiments, MeasurementBudget, Note, Ou
 from compiler.search.few_shot import factor
 from compiler.search.latency import LatencyModel, Observation, fit_latency
 from compiler.search.solver import Problem, fastest, solve
-from compiler.search.space import Choice, Literal, Space
+from compiler.search.space import PRECISION, Choice, Literal, Space
 from compiler.search.trial import Reading, Trial
 
 FIRST_MARGIN = 0.05
 PER_RUN = 16  # choices that are measured side by side: each holds a runner on the device
+CLEARLY_SLOWER = 1.1  # times the base, at the lower end of the interval
 _Z = 1.959963984540054  # half of a 95% interval in standard errors
 
 Watch = Callable[[Sequence[Trial]], None]
@@ -89,6 +90,22 @@ class State:
             self.refused.append(reason)
             self.note(f"left out: {reason}")
         return reason is None
+
+    def rule_out(self) -> None:
+        """Leave out precisions that, everywhere they can be, took clearly longer than the base.
+
+        Not where the size of programs is bounded: a slow precision may be the smallest.
+        """
+        if math.isfinite(self.most_bytes):
+            return
+        ratios = {t.choice: t.reading.ratio_low for t in self.trials}
+        for option in dict.fromkeys(
+            o for s in self.space.sites if s.method == PRECISION for o in s.options[1:]
+        ):
+            ratio = ratios.get(self.space.uniform(option), 0.0)
+            if ratio > CLEARLY_SLOWER:
+                self.cuts |= {frozenset([g]) for g in self.space.literals() if self.space.option(g) == option}
+                self.note(f"left out: {option} takes {ratio:.2f}x or more where all is in it that can be")
 
     def model(self) -> LatencyModel:
         """Return the latency model fitted to every choice measured but the base, which it is relative to."""

@@ -107,7 +107,7 @@ def variants(folder: Path) -> list[Path]:
 def test_ctrl_c_ends_with_130_and_keeps_the_work(folder, interrupted, found):
     before, document = found
     assert interrupted == 130
-    assert len(before) >= 5  # float32, int8 and each of three segments
+    assert len(before) >= 5  # float32 and what each precision makes of all that it can
     assert {t["variant"] for t in document["tried"]} >= {"float32", "int8", "int8 in 1", "int8 in 3"}
 
 

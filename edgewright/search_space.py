@@ -25,7 +25,10 @@ MOST_SITES = 12  # of structural decisions
 
 @dataclass(frozen=True)
 class Precisions:
-    """The operations that can be run in each precision but float32, and how int8 and int4 are rounded."""
+    """The operations that can be run in each precision but float32, and how int8 and int4 are rounded.
+
+    `branches` are those that the merge has summed, which int8 may leave apart.
+    """
 
     able: Mapping[str, frozenset[str]] = field(default_factory=dict)
     rounding: Steps = ()
@@ -84,10 +87,11 @@ def _apart(
     segments: Sequence[Segment], graph: Graph, precisions: Precisions
 ) -> dict[str, tuple[Decision, ...]]:
     """Return the decisions that leave branches apart, by the segments that can be int8 and have some."""
-    found: dict[str, tuple[Decision, ...]] = {}
-    branches = precisions.branches
-    for segment in segments if branches is not None else ():
-        here = [s for s in branches.sites if branches.nodes(graph, s) & segment.nodes]  # type: ignore[union-attr]
+    branches, found = precisions.branches, dict[str, tuple[Decision, ...]]()
+    if branches is None:
+        return found
+    for segment in segments:
+        here = [s for s in branches.sites if branches.nodes(graph, s) & segment.nodes]
         if here and INT8 in _options(segment, precisions):
             found[segment.site] = tuple(Decision(s, BRANCHES, KEPT) for s in here)
     return found

@@ -133,8 +133,8 @@ def test_a_plan_that_keeps_all_needs_no_data(graph):
     ("decision", "message"),
     [
         (("segment:nowhere", "precision", "int8"), "segment:stem"),
-        (("segment:stem", "rank", "int8"), "methods are: .*precision, rounding, heal"),
-        (("segment:stem", "precision", "int4"), "precision float32, float16, int8, int8_dynamic or int4"),
+        (("segment:stem", "rank", "int8"), "methods are: .*precision, branches, rounding, heal"),
+        (("segment:stem", "precision", "int2"), "precision float32, float16, int8, int8_dynamic or int4"),
         (("segment:stem", "precision", "int8"), "--calibration"),
     ],
 )

@@ -72,7 +72,7 @@ def arguments(folder: Path) -> list[str]:
     return [
         *("search", f"{net}:net", "--calibration", f"{net}:batches", "--profile", str(profile)),
         *("--methods", "precision", "--latency-budget", "0.8x", "--json"),
-        *("--out", str(folder / "out"), "--database", str(folder / "m.db")),
+        *("--out", str(folder / "out"), "--database", str(folder / "m.db"), "--max-measurements", "8"),
     ]
 
 
@@ -108,7 +108,8 @@ def test_ctrl_c_ends_with_130_and_keeps_the_work(folder, interrupted, found):
     before, document = found
     assert interrupted == 130
     assert len(before) >= 5  # float32 and what each precision makes of all that it can
-    assert {t["variant"] for t in document["tried"]} >= {"float32", "int8", "int8 in 1", "int8 in 3"}
+    tried = {t["variant"] for t in document["tried"]}
+    assert {"float32", "int8"} < tried and len(tried) <= 9 and any(" in " in variant for variant in tried)
 
 
 def test_the_chosen_variant_meets_the_budget_and_is_verified(folder, found):

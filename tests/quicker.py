@@ -52,10 +52,18 @@ def install() -> None:
 
 
 def _keep_translations() -> None:
-    """Read the exporter's translations once; an export without translations of its own changes none."""
+    """Read the exporter's translations anew only where operators were registered since.
+
+    An export without translations of its own changes none.
+    """
     if find_spec("onnxscript") is None:
         return
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     read = ONNXRegistry.from_torchlib
-    ONNXRegistry.from_torchlib = staticmethod(cache(read))  # type: ignore[method-assign,assignment]
+    kept = cache(lambda operators, *args, **options: read(*args, **options))
+
+    def from_torchlib(*args: Any, **options: Any) -> ONNXRegistry:
+        return kept(len(torch._C._dispatch_get_all_op_names()), *args, **options)
+
+    ONNXRegistry.from_torchlib = staticmethod(from_torchlib)  # type: ignore[method-assign,assignment]

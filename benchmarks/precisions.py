@@ -77,6 +77,7 @@ def row(name: str, bench: Bench) -> dict[str, Any]:
             (kernel,) = option.kernels
             candidates[option.name] = kernel_candidate(kernel, bench)
         except UnsupportedModelError as error:
+            print(f"{name} in {option.name}: {error}", file=sys.stderr)
             found["precisions"][option.name] = {"refused": str(error)}
     readings = measure(list(candidates.values()), bench.device, bench.profile, bench.database)
     base = readings[0]

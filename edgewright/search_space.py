@@ -90,8 +90,10 @@ def _apart(
     branches, found = precisions.branches, dict[str, tuple[Decision, ...]]()
     if branches is None:
         return found
+    left = list(branches.sites)  # a site that lies in two segments is the first one's
     for segment in segments:
-        here = [s for s in branches.sites if branches.nodes(graph, s) & segment.nodes]
+        here = [s for s in left if branches.nodes(graph, s) & segment.nodes]
+        left = [s for s in left if s not in here]
         if here and INT8 in _options(segment, precisions):
             found[segment.site] = tuple(Decision(s, BRANCHES, KEPT) for s in here)
     return found

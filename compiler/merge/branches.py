@@ -16,7 +16,7 @@ from compiler.ir.graph import Graph
 from compiler.merge.attempt import Attempt, Outcome
 from compiler.merge.whole import merge
 
-SUM = "add"
+SUMS = ("aten.add.Tensor", "aten.sub.Tensor")
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,17 @@ class Branches:
 def folded_branches(
     source: Graph, attempts: Collection[Attempt], table: LatencyTable | None, prior: Roofline
 ) -> Branches:
-    """Return the sums that were folded, by what the merge says it did."""
-    sites = (a.site for a in attempts if a.outcome is Outcome.MERGED and SUM in a.before.ops and a.site)
+    """Return the sums of two computed values that were folded, by what the merge says it did."""
+    merged = [a for a in attempts if a.outcome is Outcome.MERGED and a.site]
+    sites = (a.site for a in merged if any(_sums(source, name) for name in a.nodes))
     return Branches(source, tuple(dict.fromkeys(sites)), table, prior)
+
+
+def _sums(graph: Graph, name: str) -> bool:
+    if name not in graph or graph.node(name).op not in SUMS:
+        return False
+    terms = [v for _, v in graph.node(name).values()]
+    return len(terms) > 1 and all(graph.constant(v) is None for v in terms)
 
 
 def _within(origin: str, site: str) -> bool:

@@ -54,7 +54,7 @@ warmup_s = 0.01
 warmup_max_s = 0.1
 round_s = 0.02
 min_rounds = 6
-max_rounds = 40
+max_rounds = 160
 unstable_width = 1.0
 """
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.compress.decision import Setting as StructureSetting
+from compiler.compress.keep_branches import METHOD as BRANCHES
 from compiler.compress.rounding import ROUNDING
 from compiler.compress.segments import segments
 from compiler.compress.structure import structure_offers
@@ -146,11 +147,12 @@ def _precisions(structures: Structures, costs: CostReader, halves: Halves, setti
     able = {INT8: calibrated.inputs | calibrated.outputs, INT8_DYNAMIC: structures.dynamic()}
     able |= {INT4: structures.int4_layers(), FLOAT16: structures.half_layers()}
     found = {p: names for p, names in able.items() if names}
+    branches = structures.branches if BRANCHES in (setting.methods or ()) else None  # where it is asked for
     if not setting.takes(ROUNDING):
-        return Precisions(found, branches=structures.branches)
+        return Precisions(found, branches=branches)
     seen = halves.seen[:MOST_SAMPLES]
     steps = Rounding(structures, costs, seen, structures.journal, setting.progress).chosen()
-    return Precisions(found, steps, structures.branches)
+    return Precisions(found, steps, branches)
 
 
 def _most_bytes(setting: Setting) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from compiler.compress.keep_branches import METHOD as BRANCHES
 from compiler.compress.rounding import ROUNDING
 from compiler.compress.structure import ORDER
 from compiler.device import Device, DeviceProfile
@@ -33,7 +34,7 @@ RANGE_SAMPLES = 64  # of half A, read for int8 ranges
 FIT_SAMPLES = 64  # of half A, which structural methods score and refit layers on
 MOST_MEASUREMENTS = 32  # variants, where nothing else is asked for
 INTEGER = "integer"
-METHODS = (PRECISION, ROUNDING, *(method.METHOD for method in ORDER))
+METHODS = (PRECISION, ROUNDING, BRANCHES, *(method.METHOD for method in ORDER))
 
 
 @dataclass(frozen=True)

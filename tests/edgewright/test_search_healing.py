@@ -32,7 +32,7 @@ ABLE_TO_NOTHING = SimpleNamespace(NAME="idle", refusal=lambda *_: "it has no nor
 @pytest.fixture
 def few(setting):
     """A search of few measurements and no repair."""
-    return replace(setting, limits=MeasurementBudget(8, trials=1, repairs=0))
+    return replace(setting, limits=MeasurementBudget(4, trials=1, repairs=0))
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def test_float16_is_an_option_where_activations_stay_in_its_range(tmp_path):
 
 def test_int8_with_the_branches_apart_is_one_decision(setting):
     rep = prepare(load_model(Net().eval(), torch.randn(1, 3, 16, 16), randomize=1))
-    with opened(rep, halve(rep.graph, data(16)), replace(setting, methods=("precision",))) as lab:
+    with opened(rep, halve(rep.graph, data(16)), replace(setting, methods=("precision", "branches"))) as lab:
         space, graph = lab.space, lab.graph(lab.space.uniform(INT8_KEPT))
     blocks = [f"blocks.{i}" for i in range(3)]
     assert [s.name for s in space.sites if INT8_KEPT in s.options] == [f"segment:{b}" for b in blocks]

@@ -58,6 +58,8 @@ max_rounds = 160
 unstable_width = 1.0
 """
 
+UNSTEADY, UNSTEADY_RUNS = 7, 4
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -95,7 +97,10 @@ def found(folder, interrupted):
     """The document of the same command run again, to its end, and what it had to lower."""
     before = {p.name: p.stat().st_mtime_ns for p in variants(folder)}
     command = [sys.executable, "-m", "edgewright.cli", *arguments(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    for _ in range(UNSTEADY_RUNS):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != UNSTEADY:  # it says to run the same command again: what is done is kept
+            break
     assert done.returncode == 0, done.stderr
     return before, json.loads(done.stdout)
 

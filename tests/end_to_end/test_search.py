@@ -109,6 +109,7 @@ def variants(folder: Path) -> list[Path]:
     return [p for p in (folder / "out" / "work" / "variants").iterdir() if p.is_dir()]
 
 
+@pytest.mark.slow  # many minutes where readings are unsteady
 def test_a_search_is_interrupted_goes_on_and_is_replayed(folder, interrupted, found):
     """One test: side by side, several would each make the search."""
     ends_with_130_and_keeps_the_work(interrupted, found)

@@ -45,8 +45,8 @@ class Rounding:
         return self._search(steps, INT8, lambda s: self.structures.calibrated(steps=s).full)
 
     def _int4(self) -> Steps:
-        steps = able(self.structures.graph, self.structures.int4_layers(), INT4)
-        steps = steps if self.structures.int4_layers() else ()
+        layers = self.structures.int4_layers()
+        steps = able(self.structures.graph, layers, INT4) if layers else ()
         return self._search(steps, INT4, self.structures.int4)
 
     def _search(self, steps: Steps, precision: str, rounded: Callable[[Steps], Graph]) -> Steps:

@@ -15,9 +15,7 @@ from tests.faults.injection import KINDS
 
 ROOT = Path(__file__).parents[2]
 RUNS = 40
-BELIEVING_RUNS = (
-    80  # about one in six is wrong: where a fault strikes depends on how answers fall into packets
-)
+BELIEVING_RUNS = 80  # about one in six is wrong: where a fault strikes is the machine's timing
 
 
 @pytest.mark.target

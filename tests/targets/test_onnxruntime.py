@@ -296,10 +296,14 @@ def test_the_command_line_ends_with_3_on_a_precision_there_is_not(tmp_path, caps
         "def net():\n    return nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), (torch.randn(1, 3, 8, 8),)\n"
         "def batches():\n    return [(torch.randn(1, 3, 8, 8),)]\n"
     )
-    (tmp_path / "plan.txt").write_text("# edgewright plan 1\nsegment:0 precision int8_dynamic\n")
+    (tmp_path / "plan.txt").write_text("# edgewright plan 1\nsegment:0 precision float16\n")
     model, out = f"{tmp_path / 'net.py'}:net", tmp_path / "out"
     options = ["--plan", str(tmp_path / "plan.txt"), "--calibration", f"{tmp_path / 'net.py'}:batches"]
     code = main(
         ["compile", model, "--profile", "host", "--target", "onnxruntime", "--out", str(out), *options]
     )
-    assert code == 3 and "it has float32, int8" in capsys.readouterr().err and not out.exists()
+    assert (
+        code == 3
+        and "no precision float16; it has float32, int8" in capsys.readouterr().err
+        and not out.exists()
+    )

@@ -118,6 +118,21 @@ class Rotary(nn.Module):
         return x * self.cosine + turned * self.sine
 
 
+class Products(nn.Module):
+    """The products of attention among `heads` heads, written out, over windows (Swin, arXiv 2103.14030)."""
+
+    def __init__(self, heads: int) -> None:
+        """Keep the number."""
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply rows, then mix them."""
+        n, t, c = x.shape
+        y = x.reshape(n, t, self.heads, c // self.heads).transpose(1, 2)
+        return ((y @ y.transpose(-2, -1)).softmax(-1) @ y).transpose(1, 2).reshape(n, t, c)
+
+
 class SelfAttention(nn.Module):
     """Attention among `heads` heads, with a bias for each pair of tokens where there are `biased` tokens."""
 
@@ -184,7 +199,7 @@ CASES = (
     Case(NORM, "LayerNorm, 196 tokens of 192", *rows(lambda: nn.LayerNorm(192), 1, 196, 192)),
     Case(NORM, "LayerNorm, 4 x 256 tokens of 64", *rows(lambda: nn.LayerNorm(64), 4, 256, 64)),
     Case(NORM, "LayerNorm, 49 tokens of 768", *rows(lambda: nn.LayerNorm(768), 1, 49, 768)),
-    Case("aten.linear.default", "linear of rank 4, 56x56 of 96", *rows(nn.GELU, 1, 56, 56, 96)),
+    Case(NORM, "LayerNorm, 56x56 of 96", *rows(lambda: nn.LayerNorm(96), 1, 56, 56, 96)),
     Case(
         "aten.scaled_dot_product_attention.default",
         "attention, 3 heads, 197 tokens of 192",
@@ -194,6 +209,16 @@ CASES = (
         "aten.scaled_dot_product_attention.default",
         "attention with a bias, 64 windows of 49 tokens, 3 heads of 32",
         *rows(lambda: SelfAttention(96, 3, 49), 64, 49, 96),
+    ),
+    Case(
+        "aten.matmul.default",
+        "products of 64 windows of 49 tokens, 3 heads of 32",
+        *rows(lambda: Products(3), 64, 49, 96),
+    ),
+    Case(
+        "aten.matmul.default",
+        "products of 1 window of 49 tokens, 24 heads of 32",
+        *rows(lambda: Products(24), 1, 49, 768),
     ),
     Case(
         "aten.group_norm.default",

@@ -144,9 +144,55 @@ def test_layer_norm_over_two_axes_stays(imports):
     assert "layer_norm" in agrees(imports(randomised(nn.LayerNorm((5, 12))), x), x)
 
 
-def test_a_linear_of_rank_four_works_on_rows(imports):
-    x = torch.randn(2, 3, 5, 12)
-    assert agrees(imports(randomised(nn.Linear(12, 7)), x), x) == ["reshape", "linear", "reshape"]
+class Products(nn.Module):
+    """Attention of heads, its products written out."""
+
+    def forward(self, x):
+        return (x @ x.transpose(-1, -2)).softmax(-1) @ x
+
+
+class Broadcast(nn.Module):
+    """A product of which one side's stacks are read again."""
+
+    def forward(self, x):
+        return x @ x[:1].transpose(-1, -2)
+
+
+class LastAxes(nn.Module):
+    """A linear layer over the last axis of an image, behind a convolution and before one."""
+
+    def __init__(self, bias):
+        super().__init__()
+        self.before, self.after = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
+        self.linear = nn.Linear(7, 7, bias=bias)
+
+    def forward(self, x):
+        return self.after(torch.relu(self.linear(self.before(x))))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_of_rank_four_stays_whole_in_the_delegate(bias, lower, imports):
+    x = torch.randn(2, 6, 5, 7)
+    graph = imports(randomised(LastAxes(bias)), x)
+    assert [n.op for n in legalise(graph).ops()] == [n.op for n in graph.ops()]
+    lowered = lower(get_target("executorch"), graph)
+    assert (lowered.report["delegates"], lowered.report["outside_ops"]) == (1, 0)
+    assert lowered.error(x) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 7, 5), (2, 1, 3, 7, 5)])
+def test_a_product_of_stacks_is_one_of_the_delegate(shape, lower, imports):
+    x = torch.randn(shape)
+    graph = imports(Products(), x)
+    assert agrees(graph, x).count("bmm") == 2
+    lowered = lower(get_target("executorch"), graph)
+    assert (lowered.report["delegates"], lowered.report["outside_ops"]) == (1, 0)
+    assert lowered.error(x) < 1e-5
+
+
+def test_a_product_that_broadcasts_its_stacks_stays(imports):
+    x = torch.randn(2, 3, 7, 5)
+    assert "matmul" in agrees(imports(Broadcast(), x), x)
 
 
 def test_interleaved_pairs_turn_by_one_product(imports):

@@ -12,7 +12,6 @@ r"""Normalisations in operations that the delegate takes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -37,19 +36,16 @@ def batch_norm(editor: Editor, node: Node) -> Sequence[Value]:
 def layer_norm(editor: Editor, node: Node) -> Sequence[Value]:
     """Write LayerNorm over the last axis with products for means, over rows of channels."""
     width = over_last(node)
-    if width is None or (node.type.rank > 3 and not node.type.static):
+    if width is None:
         return ()
     make, x, shape = Maker(editor, node), node.operand("input"), node.type.shape
-    if node.type.rank > 3:  # the SDK writes a linear of rank 4 out as a product of stacks, outside
-        shape = (math.prod(shape[:-1]), width)  # type: ignore[arg-type]
-        x = make.op("aten.reshape.default", (x, shape))
     ones = make.constant(torch.full((1, width), 1 / width, dtype=torch.float64), "mean")
 
     def mean(of: Value, role: str) -> Value:
         return make.op("aten.linear.default", (of, ones, None), shape=(*shape[:-1], 1))
 
     y = normalised(make, node, x, mean, shape, node.operand("weight"), node.operand("bias"))
-    return (make.op("aten.reshape.default", (y, node.type.shape)) if node.type.rank > 3 else y,)
+    return (y,)
 
 
 def over_last(node: Node) -> int | None:

@@ -1,4 +1,4 @@
-"""Views as slices of one and reshapes, which the delegate takes and which cost nothing outside it.
+"""Views as slices and reshapes, which the delegate takes and which cost nothing outside it.
 
 A softmax of four axes behind a convolution works on rows: the delegate keeps the convolution's result
 channels last, and its softmax then runs over the channels in place of the last axis, without a word.
@@ -15,10 +15,6 @@ from targets.rewriting import Maker
 
 IMAGES = ("conv", "max_pool", "avg_pool", "adaptive", "upsample", "mean", "amax", "max.", "prelu")
 FLAT = frozenset(f"aten.{name}.default" for name in ("matmul", "bmm", "reshape", "linear"))
-DEQUANTIZE = frozenset(
-    f"quantized_decomposed.dequantize_per_{name}"
-    for name in ("tensor.default", "tensor.tensor", "token.default")
-)
 
 
 def unbind(editor: Editor, node: Node) -> Sequence[Value]:
@@ -44,16 +40,18 @@ def reshaped(editor: Editor, node: Node) -> Sequence[Value]:
     return (Maker(editor, node).op("aten.reshape.default", (node.operand("self"), node.type.shape)),)
 
 
-def rows(editor: Editor, node: Node) -> Sequence[Value]:
-    """Write a linear of rank 4 and more over rows: the SDK makes products of stacks of it, outside."""
-    x = node.operand("input")
-    if node.type.rank < 4 or not node.type.static or editor.graph.producer(x).op in DEQUANTIZE:
-        return ()  # the delegate sees int8 only where the dequantize stands right in front
-    make = Maker(editor, node)
-    count, width = math.prod(node.type.shape[:-1]), node.type.shape[-1]  # type: ignore[arg-type]
-    flat = make.op("aten.reshape.default", (x, (count, editor.graph.type_of(x).shape[-1])))
-    operands = (flat, node.operand("weight"), node.operand("bias"))
-    product = make.op("aten.linear.default", operands, shape=(count, width))
+def matmul(editor: Editor, node: Node) -> Sequence[Value]:
+    """Write a product of stacks of matrices as bmm over one axis; the SDK expands each side, outside."""
+    sides = [node.operand(name) for name in ("self", "other")]
+    left, right = types = [editor.graph.type_of(side) for side in sides]
+    if not all(t.static and t.rank > 3 and t.shape[:-2] == left.shape[:-2] for t in types):
+        return ()
+    make, batch = Maker(editor, node), math.prod(left.shape[:-2])  # type: ignore[arg-type]
+    flat = [
+        make.op("aten.reshape.default", (side, (batch, *t.shape[-2:])))
+        for side, t in zip(sides, types, strict=True)
+    ]
+    product = make.op("aten.bmm.default", tuple(flat), shape=(batch, left.shape[-2], right.shape[-1]))
     return (make.op("aten.reshape.default", (product, node.type.shape)),)
 
 

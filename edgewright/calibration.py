@@ -33,7 +33,7 @@ from compiler.device import Device, DeviceProfile
 from compiler.errors import DeviceError, UnstableMeasurementError, UnsupportedModelError
 from compiler.ir.graph import Graph
 from devices import open_device
-from devices.benchmark import Candidate, Report
+from devices.benchmark import Candidate, Report, check_expected
 from devices.benchmark import Progress as Event
 from devices.database import MeasurementDatabase
 from devices.latency import latency_table, measure_run, split_runs
@@ -150,6 +150,7 @@ def calibrate(
     check_decisions(decide)
     chosen, found = resolve(profile, target)
     opened = open_device(device) if isinstance(device, str) else device
+    check_expected(found, opened.fingerprint())  # not after the models are read
     loaded = [load_model(model, inputs, randomize=randomize) for model in models]
     graphs = [canonicalise(model, progress=progress).graph for model in loaded]
     ours = exclusive(opened, database, wait_s, progress)

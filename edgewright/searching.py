@@ -26,6 +26,7 @@ from compiler.search.events import Watch, unwatched
 from compiler.search.experiments import MeasurementBudget
 from compiler.target import Target
 from devices import open_device
+from devices.benchmark import check_expected
 from devices.database import MeasurementDatabase
 from edgewright.calibration_pool import halves_advice, selected
 from edgewright.choosing import AUTO
@@ -144,10 +145,12 @@ def search(
     folder = Path(out)
     check_out(folder)
     batches = read_calibration(calibration)
+    measured_on = open_device(device)
+    check_expected(found, measured_on.fingerprint())  # not after minutes of lowering
     setting = Setting(
         runtime,
         found,
-        open_device(device),
+        measured_on,
         budgets[0],
         folder,
         database if database is not None else folder / "measurements.db",

@@ -118,6 +118,25 @@ def test_a_fault_of_ours_is_told_in_a_line(cli, models, place, monkeypatch):
     _is_told(ended, 1, "--debug", place)
 
 
+@pytest.mark.parametrize("command", ["search", "calibrate"])
+def test_another_device_than_the_profile_s_is_told_before_the_model_is_read(cli, place, command):
+    (place.parent / "data.py").write_text(
+        "import torch\ndef batches():\n    return [(torch.randn(1, 3),)] * 4\n"
+    )
+    data = (
+        "--latency-budget",
+        "0.8x",
+        "--calibration",
+        f"{place.parent / 'data.py'}:batches",
+        "-o",
+        place / "o",
+    )
+    options = ("--database", place / "m.db", *(data if command == "search" else ()))
+    profile = ("--profile", "emulated-cortex-a76", "--device", "local")
+    ended = cli(command, "no_such_package_of_ours.models:net", *profile, *options)
+    _is_told(ended, 5, "expects processor = 'cortex-a76 (emulated)'", place)
+
+
 def _is_told(ended, code, words, place):
     message = [line for line in ended.stderr.splitlines() if line.startswith("edgewright: ")]
     assert ended.code == code, ended.stderr

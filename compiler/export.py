@@ -117,9 +117,14 @@ def example_inputs(graph: Graph, seed: int = 0) -> list[torch.Tensor]:
 def symbol_sizes(graph: Graph) -> dict[str, int]:
     """Return a size for each symbol that torch will not specialise: 2 or more, and distinct."""
     sizes = {}
-    for i, (name, (low, high)) in enumerate(graph.symbols.items()):
+    for i, (name, (low, high, _)) in enumerate(graph.symbols.items()):
         sizes[name] = min(max(low, 2 + i), high if high is not None else 2**31)
     return sizes
+
+
+def example_sizes(graph: Graph) -> dict[str, int]:
+    """Return the size of each symbol in the example call; where none is known, what `symbol_sizes` says."""
+    return {name: graph.symbols[name].example or size for name, size in symbol_sizes(graph).items()}
 
 
 def _example(type_: TensorType, sizes: dict[str, int], generator: torch.Generator) -> torch.Tensor:
@@ -144,7 +149,7 @@ def dynamic_shapes_of(graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any
     if not graph.symbols:
         return None
     # DYNAMIC raises where torch would fix a size, and finds the least size by itself.
-    dims = {name: ExportDim.DYNAMIC(max=high) for name, (_, high) in graph.symbols.items()}
+    dims = {name: ExportDim.DYNAMIC(max=high) for name, (_, high, _) in graph.symbols.items()}
     shapes = iter([_dynamic_axes(node.type, dims) or None for node in graph.inputs()])
     kinds = [kind for kind, _ in graph.signature.leaves] or ["input"] * len(args)
     leaves = [next(shapes) if kind == "input" else None for kind in kinds]

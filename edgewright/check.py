@@ -13,11 +13,13 @@ from compiler.compress.quantize_dynamic import unwritten_nodes
 from compiler.device import DeviceProfile
 from compiler.errors import NumericError
 from compiler.evaluate import evaluate
+from compiler.export import example_sizes
+from compiler.ir.dims import resolve
 from compiler.ir.graph import Graph
 from compiler.records import Artifact
 from compiler.target import Target
 from edgewright.models import LoadedModel
-from edgewright.models.inputs import redraw
+from edgewright.models.inputs import redraw, reshape
 from edgewright.models.loaded import tensors
 from edgewright.ranking import judge_rankings, report_rankings
 from edgewright.runtime import infer
@@ -39,10 +41,25 @@ class Case:
 
 
 def make_cases(model: LoadedModel, imported: Graph) -> list[Case]:
-    """Return the example call and the seeded ones, with their references."""
-    calls = [("example", (model.args, dict(model.kwargs)))]
-    calls += [(f"seed {seed}", redraw((model.args, model.kwargs), seed)) for seed in SEEDS]
+    """Return the example call, seeded ones and, where sizes are open, one of other sizes, with references."""
+    example = (model.args, dict(model.kwargs))
+    calls = [("example", example)]
+    calls += [(f"seed {seed}", redraw(example, seed)) for seed in SEEDS]
+    if imported.symbols:
+        sizes = other_sizes(imported)
+        shapes = [[int(resolve(d, sizes)) for d in node.type.shape] for node in imported.inputs()]
+        name = ", ".join(f"{symbol} = {size}" for symbol, size in sizes.items())
+        calls.append((name, reshape(example, shapes, len(SEEDS) + 1)))
     return [_case(model, imported, name, call) for name, call in calls]
+
+
+def other_sizes(graph: Graph) -> dict[str, int]:
+    """Return for each size that is open one that the example call has not: the least, or a larger one."""
+    sizes = example_sizes(graph)
+    for name, (low, high, _) in graph.symbols.items():
+        larger = 2 * sizes[name] + 1
+        sizes[name] = low if low < sizes[name] else larger if high is None else min(larger, high)
+    return sizes
 
 
 def _case(model: LoadedModel, imported: Graph, name: str, call: tuple[Any, Any]) -> Case:

@@ -57,7 +57,8 @@ def _infer_once(session: Session, device: Device, call: Sequence[torch.Tensor]) 
         files = [
             device.push(_write(folder / f"input{i}.bin", tensor), place) for i, tensor in enumerate(call)
         ]
-        answer = session.request({"do": "infer", "inputs": files, "outputs": place})
+        shapes = [list(tensor.shape) for tensor in call]
+        answer = session.request({"do": "infer", "inputs": files, "shapes": shapes, "outputs": place})
         outputs = answer.get("outputs")
         if not isinstance(outputs, list):
             raise DeviceError(f"the runner answered {answer} where outputs were expected")

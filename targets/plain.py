@@ -40,6 +40,16 @@ def refuse_state(graph: Graph, runtime: str) -> None:
         )
 
 
+def refuse_open_sizes(graph: Graph, converter: str) -> None:
+    """Raise UnsupportedModelError for a model with sizes that are known only at run time."""
+    for node in graph.inputs():
+        if not node.type.static:
+            raise UnsupportedModelError(
+                f"at input {node.name!r} ({node.type}): a size is known only at run time, {converter} writes "
+                f"programs of fixed sizes; export the model with fixed sizes, or leave --dynamic-batch out"
+            )
+
+
 def refuse_large(graph: Graph, limit: int, file: str) -> None:
     """Raise UnsupportedModelError for weights that one file of the runtime cannot hold."""
     if (size := constant_bytes([graph])) > limit:

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.utils._sympy.printers import PythonPrinter
 
 from compiler.errors import UnsupportedModelError
-from compiler.ir.graph import Dim, Sym
+from compiler.ir.graph import Dim, Sym, Symbol
 
 
 class Symbols:
@@ -21,6 +21,7 @@ class Symbols:
         """Read the range constraints of a program."""
         self._constraints = program.range_constraints
         self._names: dict[sympy.Symbol, sympy.Symbol] = {}
+        self._examples: dict[sympy.Symbol, int] = {}
 
     def dim(self, value: Any, where: Callable[[], str]) -> Dim | Any:
         """Return a size, an int or a SymInt, as a dimension.
@@ -38,15 +39,18 @@ class Symbols:
         for symbol in sorted(expression.free_symbols, key=str):
             if str(symbol).startswith(("u", "zuf")):
                 raise UnsupportedModelError(f"a shape depends on data: {where()}")
+            example = value.node.shape_env.backed_var_to_val.get(symbol)
+            if example is not None and example.is_Integer:
+                self._examples[symbol] = int(example)
             self._names.setdefault(symbol, sympy.Symbol(f"n{len(self._names)}", integer=True, positive=True))
         return Sym(PythonPrinter().doprint(expression.xreplace(self._names)))
 
-    def ranges(self) -> dict[str, tuple[int, int | None]]:
-        """Return readable name -> (least, greatest or None) for every symbol met."""
+    def ranges(self) -> dict[str, Symbol]:
+        """Return readable name -> range and example for every symbol met."""
         ranges = {}
         for symbol, name in self._names.items():
             constraint = self._constraints.get(symbol)
             low = 1 if constraint is None else max(1, int(constraint.lower))
             high = None if constraint is None or not constraint.upper.is_Integer else int(constraint.upper)
-            ranges[str(name)] = (low, high)
+            ranges[str(name)] = Symbol(low, high, self._examples.get(symbol))
         return ranges

@@ -56,6 +56,6 @@ def bind(types: Sequence[TensorType], shapes: Sequence[Sequence[Any]]) -> dict[s
 
 
 def hint(graph: Graph, dim: Dim) -> int:
-    """Return a typical size of a dimension: the least value its range allows, at least 1."""
-    bindings = {name: max(low, 1) for name, (low, _) in graph.symbols.items()}
+    """Return a typical size of a dimension: that of the example call, or else the least, at least 1."""
+    bindings = {name: s.example or max(s.low, 1) for name, s in graph.symbols.items()}
     return int(resolve(dim, bindings))

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import networkx as nx
 import torch
@@ -184,6 +184,14 @@ class Signature:
     leaves: tuple[tuple[str, Operand], ...] = ()  # ("input", name) or ("literal", value)
 
 
+class Symbol(NamedTuple):
+    """The range of a size that is known only at run time, and what it was in the example call."""
+
+    low: int
+    high: int | None
+    example: int | None = None
+
+
 class Graph:
     """A verified, ordered view over the underlying `networkx.MultiDiGraph`."""
 
@@ -191,7 +199,7 @@ class Graph:
         """Make an empty graph; fill it through `Editor`."""
         self.nx: nx.MultiDiGraph[str] = nx.MultiDiGraph()
         self.constants: dict[str, Constant] = {}
-        self.symbols: dict[str, tuple[int, int | None]] = {}
+        self.symbols: dict[str, Symbol] = {}
         self.signature = Signature()
         self._order: list[Node] | None = None
 

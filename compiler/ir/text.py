@@ -25,7 +25,7 @@ import torch
 
 from compiler.errors import UsageError
 from compiler.ir.edit import Editor
-from compiler.ir.graph import Constant, Graph, Kind, Node, Operand, Signature, Sym, TensorType, Value
+from compiler.ir.graph import Constant, Graph, Kind, Node, Operand, Signature, Sym, Symbol, TensorType, Value
 from compiler.ir.schema import normalize
 
 Tensors = Mapping[str, torch.Tensor] | Callable[[str, TensorType], torch.Tensor]
@@ -35,12 +35,16 @@ def print_graph(graph: Graph) -> str:
     """Return the whole graph as text."""
     lines = ["graph {"]
     if graph.symbols:
-        lines.append(f"  symbols {json.dumps({k: list(v) for k, v in graph.symbols.items()})}")
+        lines.append(f"  symbols {json.dumps({k: _printed(v) for k, v in graph.symbols.items()})}")
     if graph.signature != Signature():
         leaves = [f"{kind}:{print_operand(leaf)}" for kind, leaf in graph.signature.leaves]
         lines.append(f"  signature {json.dumps([graph.signature.in_spec, graph.signature.out_spec, leaves])}")
     lines += [f"  {print_node(graph, node)}" for node in graph.nodes()]
     return "\n".join([*lines, "}"]) + "\n"
+
+
+def _printed(symbol: Symbol) -> list[int | None]:
+    return list(symbol if symbol.example is not None else symbol[:2])
 
 
 def print_node(graph: Graph, node: Node) -> str:
@@ -125,7 +129,7 @@ def parse_graph(text: str, tensors: Tensors | None = None) -> Graph:
 def _parse_line(editor: Editor, line: str, tensors: Tensors | None) -> None:
     graph = editor.graph
     if line.startswith("symbols "):
-        graph.symbols = {k: (v[0], v[1]) for k, v in json.loads(line.removeprefix("symbols ")).items()}
+        graph.symbols = {k: Symbol(*v) for k, v in json.loads(line.removeprefix("symbols ")).items()}
     elif line.startswith("signature "):
         in_spec, out_spec, leaves = json.loads(line.removeprefix("signature "))
         pairs = tuple((kind, _parse_operand(rest)) for kind, rest in (leaf.split(":", 1) for leaf in leaves))

@@ -17,7 +17,7 @@ _VIEWS = {"aten.expand.default", "aten.reshape.default", "aten.permute.default",
 
 def bindings(graph: Graph) -> Mapping[str, int]:
     """Return a size for each symbol: its least, and at least 2, so that positions can be told apart."""
-    return {name: max(low, 2) for name, (low, _) in graph.symbols.items()}
+    return {name: max(low, 2) for name, (low, _, _) in graph.symbols.items()}
 
 
 def sizes(graph: Graph, type_: TensorType) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from compiler.errors import UsageError
 from compiler.ir.dims import bind, resolve
 from compiler.ir.edit import Editor
-from compiler.ir.graph import Dim, Graph, Node, Operand, Signature, Sym, TensorType
+from compiler.ir.graph import Dim, Graph, Node, Operand, Signature, Sym, Symbol, TensorType
 
 
 def specialise(graph: Graph, frozen: Mapping[str, torch.Tensor]) -> Graph:
@@ -106,7 +106,7 @@ def _bindings(graph: Graph, frozen: Mapping[str, torch.Tensor]) -> dict[str, int
     shapes = [tuple(tensor.shape) for tensor in frozen.values()]
     bindings = bind(types, shapes)
     for name, size in bindings.items():
-        low, high = graph.symbols.get(name, (1, None))
+        low, high, _ = graph.symbols.get(name, Symbol(1, None))
         if size < low or (high is not None and size > high):
             raise UsageError(f"size {size} is out of the range of {name}, {low} to {high or 'any'}")
     for name, type_, shape in zip(frozen, types, shapes, strict=True):

@@ -9,7 +9,7 @@ from its own values, so that token ids stay inside a vocabulary.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from compiler.errors import UsageError
+
+Shape = Callable[[torch.Tensor], tuple[int, ...]]  # of a tensor like this one
 
 _TEXT = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>(?:\d+|T)(?:x(?:\d+|T))*)(?::(?P<dtype>\w+))?\Z")
 _DTYPES = {
@@ -85,20 +87,34 @@ def draw_call(specs: Sequence[InputSpec], seed: int = 0) -> tuple[tuple[Any, ...
 
 def redraw(call: tuple[Any, Mapping[str, Any]], seed: int, batch: int | None = None) -> tuple[Any, Any]:
     """Return a call like `call` with other values, and another batch size where one is given."""
-    return _redrawn(call, seed, {} if batch is None else {0: batch})
+    return _redrawn(call, seed, lambda leaf: _resized(leaf, {} if batch is None else {0: batch}))
 
 
 def resize(call: tuple[Any, Mapping[str, Any]], axis: int, size: int, seed: int = 0) -> tuple[Any, Any]:
     """Return a call like `call` with other values, `size` long in `axis` of every tensor that has it."""
-    return _redrawn(call, seed, {axis: size})
+    return _redrawn(call, seed, lambda leaf: _resized(leaf, {axis: size}))
 
 
-def _redrawn(call: tuple[Any, Mapping[str, Any]], seed: int, sizes: Mapping[int, int]) -> tuple[Any, Any]:
+def reshape(
+    call: tuple[Any, Mapping[str, Any]], shapes: Sequence[Sequence[int]], seed: int = 0
+) -> tuple[Any, Any]:
+    """Return a call like `call` with other values, its tensors of these shapes in order."""
+    given = iter(shapes)
+    return _redrawn(call, seed, lambda _: tuple(next(given)))
+
+
+def _redrawn(call: tuple[Any, Mapping[str, Any]], seed: int, shape: Shape) -> tuple[Any, Any]:
     generator = torch.Generator().manual_seed(seed)
-    drawn: tuple[Any, Any] = pytree.tree_map(
-        lambda leaf: _like(leaf, generator, sizes), (call[0], dict(call[1]))
-    )
-    return drawn
+
+    def drawn(leaf: Any) -> Any:
+        return _like(leaf, generator, shape(leaf)) if isinstance(leaf, torch.Tensor) else leaf
+
+    made: tuple[Any, Any] = pytree.tree_map(drawn, (call[0], dict(call[1])))
+    return made
+
+
+def _resized(leaf: torch.Tensor, sizes: Mapping[int, int]) -> tuple[int, ...]:
+    return tuple(sizes.get(axis, size) for axis, size in enumerate(leaf.shape))
 
 
 def describe(call: tuple[Any, Mapping[str, Any]]) -> str:
@@ -114,10 +130,9 @@ def _describe_leaf(leaf: Any) -> str:
     return f"{'x'.join(map(str, leaf.shape)) or 'scalar'}:{str(leaf.dtype).removeprefix('torch.')}"
 
 
-def _like(leaf: Any, generator: torch.Generator, sizes: Mapping[int, int]) -> Any:
-    if not isinstance(leaf, torch.Tensor) or not leaf.numel():
+def _like(leaf: torch.Tensor, generator: torch.Generator, shape: tuple[int, ...]) -> torch.Tensor:
+    if not leaf.numel():
         return leaf
-    shape = tuple(sizes.get(axis, size) for axis, size in enumerate(leaf.shape))
     if not leaf.is_floating_point():
         count = torch.Size(shape).numel()
         return leaf.reshape(-1)[torch.randint(leaf.numel(), (count,), generator=generator)].reshape(shape)

@@ -25,7 +25,7 @@ from targets.litert.delegation import delegation, shared_bytes
 from targets.litert.dynamic import dynamic_weights, with_codes
 from targets.litert.legalise import QUANTIZED, legalise
 from targets.litert.origins import TracedGraph
-from targets.plain import flat, refuse_large, refuse_state
+from targets.plain import flat, refuse_large, refuse_open_sizes, refuse_state
 from targets.quiet import quiet_native
 from targets.serving import write
 from targets.stopwatch import rounded, timed
@@ -45,6 +45,7 @@ def lower(methods: Mapping[str, Graph], folder: Path) -> Lowered:
     """
     for graph in methods.values():
         refuse_state(graph, "the program that litert-torch writes")
+        refuse_open_sizes(graph, "litert-torch")
         refuse_large(graph, LARGEST, "one flatbuffer")
     seconds: dict[str, float] = {}
     with timed(seconds, "convert"), quiet_native():

@@ -36,9 +36,11 @@ def attention(editor: Editor, node: Node) -> Sequence[Value]:
     query, key, value = (node.operand(name) for name in ("query", "key", "value"))
     types = [graph.type_of(v) for v in (query, key, value)]
     lead = types[0].shape[:-2]
-    if len(lead) == 2 or not all(t.static and t.shape[:-2] == lead for t in types):
+    if len(lead) == 2 or not all(t.shape[:-2] == lead for t in types):
         return ()
-    two = (math.prod(lead[:-1]), math.prod(lead[-1:]))  # type: ignore[arg-type]
+    if len(lead) > 2 and not all(isinstance(d, int) for d in lead):
+        return ()
+    two = (math.prod(lead[:-1]), lead[-1] if lead else 1)  # type: ignore[arg-type]
     flat = [
         make.op("aten.reshape.default", (v, (*two, *t.shape[-2:])))
         for v, t in zip((query, key, value), types, strict=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from compiler.device import DeviceProfile
-from compiler.export import symbol_sizes
+from compiler.export import example_sizes
 from compiler.ir.dims import resolve
 from compiler.ir.graph import Graph, TensorType
 from compiler.records import Artifact, RunSpec
@@ -60,7 +60,7 @@ def calls(methods: Mapping[str, Graph]) -> dict[str, object]:
 
 
 def _call(graph: Graph) -> dict[str, object]:
-    sizes = symbol_sizes(graph)
+    sizes = example_sizes(graph)
 
     def spec(name: str, type_: TensorType) -> dict[str, object]:
         shape = [int(resolve(d, sizes)) for d in type_.shape]

@@ -22,6 +22,7 @@ on stderr (`devices/runner_protocol.md`).
     {"do": "count", "iterations": n}            -> {"iterations": n}, each between two calls of getppid
     {"do": "memory"}                            -> {"peak_rss_bytes": n}
     {"do": "infer", "inputs": [file, ..], "outputs": folder} -> {"outputs": [{"path", "shape", "dtype"}, ..]}
+                    optional: "shapes", one for each input, where a size is not that of the IO file
     {"do": "exit"}
     any request with "check": a number         -> its answer ends in "crc32", as the ready line does
     any failure                                 -> {"error": "..."}
@@ -143,7 +144,7 @@ class Served:
         if do == "memory":
             return {"peak_rss_bytes": peak_rss_bytes()}
         if do == "infer":
-            return self.infer(request["inputs"], Path(request["outputs"]))
+            return self.infer(request["inputs"], request.get("shapes"), Path(request["outputs"]))
         if do == "profile":
             if not hasattr(self.method, "profile"):
                 raise ValueError("the runtime's Python package gives no times by operation")
@@ -178,13 +179,15 @@ class Served:
             gc.enable()
         return {"iterations": iterations}
 
-    def infer(self, files: list[str], folder: Path) -> dict[str, object]:
+    def infer(self, files: list[str], shapes: list[list[int]] | None, folder: Path) -> dict[str, object]:
         """Run once on inputs read from files and write each output to a file of `folder`."""
-        if len(files) != len(self.specs):
-            raise ValueError(f"the program takes {len(self.specs)} inputs, got {len(files)} files")
+        shapes = [spec["shape"] for spec in self.specs] if shapes is None else shapes
+        for what in (files, shapes):
+            if len(what) != len(self.specs):
+                raise ValueError(f"the program takes {len(self.specs)} inputs, got {len(what)}")
         before = self.arrays
         try:
-            self.bind([read(path, spec) for path, spec in zip(files, self.specs, strict=True)])
+            self.bind([read(*one) for one in zip(files, self.specs, shapes, strict=True)])
             self.method.run()
             results = [write(folder, i, *output) for i, output in enumerate(self.method.outputs())]
         finally:
@@ -218,14 +221,14 @@ def made(spec: dict[str, Any]) -> Any:
     return normal.astype(dtype)
 
 
-def read(path: str, spec: dict[str, Any]) -> Any:
-    """Return the array in a raw file; ValueError where its size is not the input's."""
+def read(path: str, spec: dict[str, Any], shape: list[int]) -> Any:
+    """Return the array of that shape in a raw file; ValueError where the file's size is not the shape's."""
     data = bytearray(Path(path).read_bytes())
     dtype = numpy.dtype("uint16" if spec["dtype"] == BITS else spec["dtype"])
-    expected = dtype.itemsize * math.prod(spec["shape"])
+    expected = dtype.itemsize * math.prod(shape)
     if len(data) != expected:
         raise ValueError(f"input {spec['name']!r} takes {expected} bytes, {path} holds {len(data)}")
-    return numpy.frombuffer(data, dtype).reshape(spec["shape"])
+    return numpy.frombuffer(data, dtype).reshape(shape)
 
 
 def write(folder: Path, index: int, array: Any, dtype: str) -> dict[str, object]:

@@ -103,7 +103,7 @@ def test_a_size_that_the_value_has_is_bound_everywhere() -> None:
     y = torch.randn(4, 2)
     graph = specialise(parse_graph(text), {"y": y})
     verify(graph)
-    assert graph.symbols == {"n1": (1, 5)}
+    assert graph.symbols == {"n1": (1, 5, None)}
     assert [str(n.type) for n in graph.inputs()] == ["float32[4, n1]"]
     assert str(graph.node("b").type) == "float32[4 * (n1 + 2)]"
     assert graph.node("r").operand("shape") == (2, 2)

@@ -155,6 +155,17 @@ def test_a_symbolic_batch_runs_at_its_example_size(lower, imports):
     assert lowered.error(x) < 1e-5
 
 
+@pytest.mark.parametrize("lead", [(), (3,)])
+def test_attention_over_an_open_number_of_tokens_gets_its_missing_axes(lead, lower, imports):
+    class Attention(nn.Module):
+        def forward(self, x):
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    x = torch.randn(*lead, 7, 8)
+    tokens = {len(lead): torch.export.Dim("tokens", min=1, max=32)}
+    assert lower(TARGET, imports(Attention(), x, dynamic_shapes=(tokens,))).error(x) < 1e-5
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()

@@ -62,7 +62,7 @@ def _depthwise_taps(name: str, inputs: Sequence[tuple[int, ...]]) -> int:
 
 
 def node_counts(graph: Graph, node: Node) -> Counts:
-    """Return the counts of a node of a graph; a symbolic dimension takes its least size."""
+    """Return the counts of a node of a graph; a symbolic dimension takes its example size."""
     shapes = [_shape(graph, graph.type_of(value)) for _, value in node.values()]
     outputs = [_shape(graph, t) for t in node.types]
     return counts(node.op, shapes, outputs, node.type.dtype.itemsize)

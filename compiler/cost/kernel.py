@@ -101,7 +101,7 @@ def kernel_call(op: str, operands: Mapping[str, Any]) -> Kernel:
 
 
 def kernel_of(graph: Graph, node: Node) -> Kernel:
-    """Return the kernel of an operation of a graph; a symbolic dimension takes its least size."""
+    """Return the kernel of an operation of a graph; a symbolic dimension takes its example size."""
     return kernel_call(node.op, {key: _described(graph, operand) for key, operand in node.operands})
 
 

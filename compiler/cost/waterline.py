@@ -124,7 +124,7 @@ def measured_machine(table: LatencyTable) -> Machine | None:
 
 
 def graph_waterline(graph: Graph) -> tuple[GraphKernel, ...]:
-    """Return the kernels of a graph in the order they run; a symbolic dimension takes its least size."""
+    """Return the kernels of a graph in the order they run; a symbolic dimension takes its example size."""
     cut = _Cut(graph, quantized=quantized_nodes(graph))
     for node in graph.ops():
         cut.place(node)

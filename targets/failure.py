@@ -40,7 +40,7 @@ def as_unsupported(
         short = " ".join(messages[-1].split()) or type(error).__name__
         short = short if len(short) <= _LIMIT else short[:_LIMIT] + "..."
         raise UnsupportedModelError(
-            f"{runtime}'s target failed while {doing}{_place(node)}: {short}"
+            f"{runtime}'s target failed while {doing}{_place(node)}: {short}{_open(graph)}"
         ) from error
 
 
@@ -68,6 +68,12 @@ def _place(node: Node | None) -> str:
     if node is None:
         return ""
     return f", at node {node.name!r}{f' in module {node.origin!r}' if node.origin else ''} ({node.op})"
+
+
+def _open(graph: Graph) -> str:
+    if not graph.symbols:
+        return ""
+    return f" (sizes {', '.join(graph.symbols)} are open: exported with fixed sizes, the model may be taken)"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -53,3 +53,14 @@ def test_open_sizes_are_verified_at_two_sizes_or_refused(target, program, tmp_pa
     assert cases == ["example", "seed 1", "seed 2", "n0 = 1, n1 = 1"]
     called = json.loads((tmp_path / "out" / "io.json").read_text())["methods"]["forward"]
     assert called["inputs"][0]["shape"] == [3, 7, 8] and called["outputs"][0]["shape"] == [3, 7, 5]
+
+
+def test_a_refusal_of_an_sdk_says_which_sizes_were_open(tmp_path, capsys):
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
+    height, width = torch.export.Dim("height", min=8, max=64), torch.export.Dim("width", min=8, max=64)
+    shapes = ({2: height, 3: width},)
+    program = torch.export.export(module, (torch.randn(1, 3, 9, 13),), dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "image.pt2")
+    options = ["--target", "tvm", "--out", str(tmp_path / "out")]
+    assert main(["compile", str(tmp_path / "image.pt2"), *options]) == 3
+    assert "sizes n0, n1 are open" in capsys.readouterr().err

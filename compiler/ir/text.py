@@ -121,7 +121,7 @@ def parse_graph(text: str, tensors: Tensors | None = None) -> Graph:
     for number, line in enumerate(lines[1:-1], start=2):
         try:
             _parse_line(editor, line.strip(), tensors)
-        except (ValueError, KeyError, AttributeError, AssertionError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError) as error:
             raise UsageError(f"text IR line {number}: {error}: {line.strip()!r}") from error
     return editor.finish()
 

@@ -34,6 +34,18 @@ def test_text_round_trip_is_equal_text() -> None:
     assert parse_graph(print_graph(graph)) == graph
 
 
+def test_a_size_in_the_example_call_is_part_of_the_text() -> None:
+    text = TEXT.replace("[1, 64]", "[1, 64, 5]")
+    graph = parse_graph(text)
+    assert (print_graph(graph), graph.symbols["n0"].example) == (text, 5)
+
+
+@pytest.mark.parametrize("limits", ["[1]", "[1, 2, 3, 4]", "5"])
+def test_limits_of_a_symbol_that_are_none_are_told(limits: str) -> None:
+    with pytest.raises(UsageError, match=r"line 2: .*symbols"):
+        parse_graph(TEXT.replace("[1, 64]", limits))
+
+
 def test_parsed_graph_runs_with_tensors() -> None:
     w = torch.randn(4, 4)
     graph = parse_graph(TEXT, {"w": w})

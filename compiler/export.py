@@ -122,11 +122,6 @@ def symbol_sizes(graph: Graph) -> dict[str, int]:
     return sizes
 
 
-def example_sizes(graph: Graph) -> dict[str, int]:
-    """Return the size of each symbol in the example call; where none is known, what `symbol_sizes` says."""
-    return {name: graph.symbols[name].example or size for name, size in symbol_sizes(graph).items()}
-
-
 def _example(type_: TensorType, sizes: dict[str, int], generator: torch.Generator) -> torch.Tensor:
     shape = [int(resolve(d, sizes)) for d in type_.shape]
     if type_.dtype.is_floating_point:

@@ -13,8 +13,7 @@ from compiler.compress.quantize_dynamic import unwritten_nodes
 from compiler.device import DeviceProfile
 from compiler.errors import NumericError
 from compiler.evaluate import evaluate
-from compiler.export import example_sizes
-from compiler.ir.dims import resolve
+from compiler.ir.dims import example_sizes, resolve
 from compiler.ir.graph import Graph
 from compiler.records import Artifact
 from compiler.target import Target

@@ -55,7 +55,11 @@ def bind(types: Sequence[TensorType], shapes: Sequence[Sequence[Any]]) -> dict[s
     return bindings
 
 
+def example_sizes(graph: Graph) -> dict[str, int]:
+    """Return the size of each symbol in the example call; where none is known the least, at least 1."""
+    return {name: symbol.example or max(symbol.low, 1) for name, symbol in graph.symbols.items()}
+
+
 def hint(graph: Graph, dim: Dim) -> int:
-    """Return a typical size of a dimension: that of the example call, or else the least, at least 1."""
-    bindings = {name: s.example or max(s.low, 1) for name, s in graph.symbols.items()}
-    return int(resolve(dim, bindings))
+    """Return a typical size of a dimension: that of the example call."""
+    return int(resolve(dim, example_sizes(graph)))

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from compiler.device import DeviceProfile
-from compiler.export import example_sizes
-from compiler.ir.dims import resolve
+from compiler.ir.dims import hint
 from compiler.ir.graph import Graph, TensorType
 from compiler.records import Artifact, RunSpec
 
@@ -60,10 +59,8 @@ def calls(methods: Mapping[str, Graph]) -> dict[str, object]:
 
 
 def _call(graph: Graph) -> dict[str, object]:
-    sizes = example_sizes(graph)
-
     def spec(name: str, type_: TensorType) -> dict[str, object]:
-        shape = [int(resolve(d, sizes)) for d in type_.shape]
+        shape = [hint(graph, d) for d in type_.shape]
         return {"name": name, "shape": shape, "dtype": str(type_.dtype).removeprefix("torch.")}
 
     inputs = [spec(n.name, n.type) for n in graph.inputs()]
